@@ -1,0 +1,27 @@
+"""What can go wrong for a user, one class an exit code; the message says what to do about it."""
+
+from __future__ import annotations
+
+
+class LimbeckError(Exception):
+    """Shown as one line, without a traceback; the process ends with `exit_code`."""
+
+    exit_code = 1
+
+
+class InputError(LimbeckError):
+    """The user's input is wrong: recipe, prompts, model, file or run folder."""
+
+    exit_code = 2
+
+
+class GateError(LimbeckError):
+    """A gate or check says no: permission, verdict."""
+
+    exit_code = 1
+
+
+class ServiceError(LimbeckError):
+    """A teacher or a service that we rest on failed: no memory, no disk, no answer."""
+
+    exit_code = 3

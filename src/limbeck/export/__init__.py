@@ -1,0 +1,1 @@
+"""Out into the world: the student's weights, its card, and the report of the run."""

@@ -1,0 +1,1 @@
+"""Who speaks: teacher, student, control and judge are all just a model."""

@@ -1,0 +1,115 @@
+"""Batched generation with a key-value cache; finished rows leave the batch at once.
+
+Shapes: B rows still being written, L prompt tokens after padding on the left, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.models.head import Head
+from limbeck.models.protocol import OnTokens
+from limbeck.records import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt's tokens, and the key that its random numbers are drawn from."""
+
+    token_ids: list[int]
+    key: str
+
+
+@torch.inference_mode()
+def decode(
+    network: Any,
+    head: Head,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    stops: Sequence[int],
+    on_tokens: OnTokens,
+) -> list[list[int]]:
+    """Write one answer a request: token ids up to and including a stop token, or `max_tokens`.
+
+    The caller sees to it that prompt and answer fit the context.
+    """
+    from transformers import DynamicCache
+
+    here = head.project.weight.device
+    ids, seen = _padded_left([r.token_ids for r in requests])  # (B, L) each
+    ids, seen = ids.to(here), seen.to(here)
+    position = (seen.cumsum(-1) - 1).clamp(min=0)  # (B, L)
+    ends = torch.tensor(stops, device=here)
+    draws = _Draws(requests, sampling) if sampling.temperature > 0 else None
+    cache = DynamicCache(config=network.config)
+    written: list[list[int]] = [[] for _ in requests]
+    live = list(range(len(requests)))
+    for _ in range(sampling.max_tokens):
+        out = head.body(
+            input_ids=ids,
+            attention_mask=seen,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = head(out.last_hidden_state[:, -1])  # (B, V)
+        token = draws(logits, live) if draws else logits.argmax(-1)  # (B,)
+        for row, value in zip(live, token.tolist(), strict=True):
+            written[row].append(value)
+        on_tokens(len(live))
+        going = ~torch.isin(token, ends)
+        if not going.any():
+            break
+        if not going.all():
+            kept = going.nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            token, seen, position = token[kept], seen[kept], position[kept]
+            live = [live[i] for i in kept.tolist()]
+        ids = token[:, None]
+        seen = torch.cat([seen, seen.new_ones(len(live), 1)], 1)
+        position = position[:, -1:] + 1
+    return written
+
+
+class _Draws:
+    """Nucleus sampling in which a row's randomness is its own, whatever batch it stands in."""
+
+    def __init__(self, requests: Sequence[Request], sampling: Sampling) -> None:
+        self.temperature, self.top_p = sampling.temperature, sampling.top_p
+        self._generators = [_generator(r.key) for r in requests]
+
+    def __call__(self, logits: Tensor, live: Sequence[int]) -> Tensor:
+        chance = torch.softmax(logits.float() / self.temperature, -1)
+        chance, order = chance.sort(dim=-1, descending=True, stable=True)
+        mass = chance.double().cumsum(-1)
+        if self.top_p < 1:
+            before = mass - chance
+            kept = chance.double().masked_fill(before >= self.top_p, 0)
+            mass = kept.cumsum(-1)
+        point = torch.stack(
+            [torch.rand((), dtype=torch.float64, generator=self._generators[row]) for row in live]
+        ).to(mass.device)
+        rank = torch.searchsorted(mass, (point * mass[:, -1])[:, None], right=True)
+        rank = rank.clamp(max=mass.shape[-1] - 1)
+        return order.gather(-1, rank)[:, 0]
+
+
+def _generator(key: str) -> torch.Generator:
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1
+    return torch.Generator().manual_seed(seed)
+
+
+def _padded_left(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    seen = torch.zeros(len(rows), width, dtype=torch.long)
+    for row, tokens in enumerate(rows):
+        ids[row, width - len(tokens) :] = torch.tensor(tokens)
+        seen[row, width - len(tokens) :] = 1
+    return ids, seen

@@ -1,0 +1,70 @@
+"""Text to tokens and back: the tokenizer and its chat template, each known by its content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import InputError
+from limbeck.records import Prompt, identity
+
+
+class ChatTokenizer:
+    """A model's tokenizer with its chat template.
+
+    `hash` covers vocabulary, merges, added tokens, normaliser and pre-tokeniser, so that two
+    tokenizers with equal hashes cut every text alike; vocabulary size alone would not tell.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.inner: Any = load_tokenizer(folder)
+        if not self.inner.chat_template:
+            raise InputError(
+                f"{folder}: the tokenizer has no chat template, so prompts cannot be put to it. "
+                "Use an instruction-tuned model."
+            )
+        self.hash = tokenizer_hash(self.inner)
+        self.template_hash = identity("template", self.inner.chat_template)
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The prompt's tokens, up to where the assistant begins to speak."""
+        turns = [{"role": m.role, "content": m.content} for m in prompt.messages]
+        text = self.inner.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return self.inner(text, add_special_tokens=False)["input_ids"]
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """What the tokens say, without special tokens."""
+        return self.inner.decode(token_ids, skip_special_tokens=True).strip()
+
+    def stop_ids(self, generation_config: Any) -> tuple[int, ...]:
+        """The tokens that end an answer, by the tokenizer and the model's generation settings."""
+        ids = generation_config.eos_token_id if generation_config else None
+        stops = {self.inner.eos_token_id, *(ids if isinstance(ids, list) else [ids])} - {None}
+        return tuple(sorted(stops))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a model folder; InputError with the library's reason where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{folder}: its tokenizer cannot be loaded: {reason}") from None
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """The hash of what decides how text is cut (see `ChatTokenizer`)."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = backend["model"]
+    return identity(
+        "tokenizer",
+        sorted(tokenizer.get_vocab().items()),
+        model.get("merges"),
+        sorted((t["id"], t["content"], t["special"]) for t in backend["added_tokens"]),
+        backend["normalizer"],
+        backend["pre_tokenizer"],
+    )

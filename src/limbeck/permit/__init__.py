@@ -1,0 +1,1 @@
+"""May we learn from this teacher, for this purpose? Asked before the first answer."""

