@@ -50,7 +50,7 @@ def divergence(
     normal number (−87.3 in float32), so that a tail that was rounded to 0 leaves reverse KL finite.
 
     Args:
-        logits: (N, V), the student's, of any floating dtype; the only input that gets a gradient.
+        logits: (N, V), the student's, of any floating dtype; the targets are constants.
         top_ids: (N, K) int64, distinct in each row.
         logprobs: (N, K), the teacher's log-probabilities of `top_ids` at `temperature`.
         tail: (N,), the teacher's mass outside `top_ids`; not read at K = V.
