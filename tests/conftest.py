@@ -31,3 +31,11 @@ def run_folder(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The same, made once for all tests, to be read only."""
     return write_run_folder(tmp_path_factory.mktemp("finished") / "support-replies")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny chat model, trained once; to be read only."""
+    from tiny import make_model
+
+    return make_model(tmp_path_factory.mktemp("tiny") / "tiny")

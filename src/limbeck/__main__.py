@@ -6,9 +6,16 @@ import json
 import os
 import sys
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import GateError, LimbeckError
 
 INTERRUPTED = 130
+MISPLACED = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,28 +28,42 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
-    from cyclopts import CycloptsError
-
-    from limbeck.cli import app
-
+    as_json = "--json" in arguments
     try:
-        app(arguments, exit_on_error=False)
+        from cyclopts import CycloptsError
+
+        from limbeck.cli import app
+
+        try:
+            app(arguments, exit_on_error=False, print_error=False, result_action="return_none")
+        except CycloptsError as error:
+            return _said(f"{_line(error)} See: limbeck --help", 2, as_json)
+        sys.stdout.flush()
     except LimbeckError as error:
-        return _said(str(error), error.exit_code, "--json" in arguments)
-    except CycloptsError:
-        return 2
+        text = str(error) if isinstance(error, GateError) else _line(error)
+        return _said(text, error.exit_code, as_json)
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
     except KeyboardInterrupt:
-        return _said("Interrupted. Run the same command to go on.", INTERRUPTED, False)
+        return _said("Interrupted. Run the same command to go on.", INTERRUPTED, as_json)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         from limbeck.files import FULL, disk_full
 
-        if error.errno not in FULL:
+        if error.errno in FULL:
+            return _said(str(disk_full(error.filename)), 3, as_json)
+        if error.filename is None:
             raise
-        return _said(str(disk_full(error.filename)), 3, "--json" in arguments)
+        text = f"{error.filename}: {error.strerror}"
+        return _said(text, 2 if isinstance(error, MISPLACED) else 3, as_json)
     return 0
+
+
+def _line(error: Exception) -> str:
+    """What an error says, on one line: a library's reason may have several."""
+    return " ".join(filter(None, map(str.strip, str(error).splitlines())))
 
 
 def _said(text: str, code: int, as_json: bool) -> int:
@@ -50,7 +71,7 @@ def _said(text: str, code: int, as_json: bool) -> int:
 
     say(f"{'limbeck':>9}  {text}")
     if as_json:
-        print(json.dumps({"error": text, "exit_code": code}))  # noqa: T201
+        print(json.dumps({"error": text, "exit_code": code}, ensure_ascii=False))  # noqa: T201
     return code
 
 

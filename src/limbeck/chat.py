@@ -32,7 +32,7 @@ def converse(
     opening = (Message("system", system),) if system else ()
     history: dict[str, tuple[Message, ...]] = dict.fromkeys(speakers, opening)
     turns: list[dict[str, Any]] = []
-    out = Console(highlight=False)
+    out = Console(highlight=False, emoji=False)
     while True:
         asked = prompt if prompt is not None else _typed()
         if not asked.strip():

@@ -21,6 +21,7 @@ Every command goes on where an earlier one stopped. Exit codes: 0 done, 1 the ve
 permission says no, 2 the input is wrong, 3 a model, disk or service failed, 130 interrupted.
 """,
     help_format="markdown",
+    suppress_keyboard_interrupt=False,
 )
 
 Target = Annotated[Path, Parameter(help="A recipe (.toml), or a run folder.")]
@@ -126,6 +127,8 @@ def chat(
 
 def _walk(target: Path, folder: Path | None, last: Any, as_json: bool) -> None:
     from limbeck.distill import STAGES, Walk, gate
+    from limbeck.errors import GateError
+    from limbeck.progress import say
     from limbeck.run import open_run, resolve
 
     recipe, place = resolve(target, folder)
@@ -138,11 +141,19 @@ def _walk(target: Path, folder: Path | None, last: Any, as_json: bool) -> None:
     if verdict is None:
         _tell(as_json, told, f"Everything up to {last} is in {place}")
         return
-    if as_json:
-        _tell(True, told | verdict, "")
-    else:
+    if not as_json:
         _show(verdict, place)
-    gate(verdict)
+    try:
+        gate(verdict)
+    except GateError as error:
+        if not as_json:
+            raise
+        say(f"{'limbeck':>9}  {error}")
+        told |= {"error": str(error), "exit_code": error.exit_code}
+        raise SystemExit(error.exit_code) from None
+    finally:
+        if as_json:
+            _tell(True, told | verdict, "")
 
 
 def _show(verdict: dict[str, Any], folder: Path) -> None:
@@ -150,7 +161,7 @@ def _show(verdict: dict[str, Any], folder: Path) -> None:
 
     from limbeck.validate.verdict import from_json, table
 
-    out = Console(highlight=False)
+    out = Console(highlight=False, emoji=False)
     out.print()
     out.print(table(from_json(verdict["rows"]), verdict["confidence"]))
     out.print()

@@ -179,12 +179,12 @@ class Walk:
             facts["tokens_in"] = sum(a.usage.tokens_in for a in self.answers)
             facts["tokens_out"] = sum(a.usage.tokens_out for a in self.answers)
             facts |= outcomes(self.answers)
-        for split in ("train", "held_out"):
-            if not self.asked(split):
-                raise InputError(
-                    f"No answer to a {split} prompt was kept: {outcomes(self.answers)}. Raise "
-                    "teacher.max_tokens where answers are truncated, or change the prompts."
-                )
+            for split in ("train", "held_out"):
+                if not self.asked(split):
+                    raise InputError(
+                        f"No answer to a {split} prompt was kept: {outcomes(self.answers)}. Raise "
+                        "teacher.max_tokens where answers are truncated, or change the prompts."
+                    )
 
     def targets(self) -> None:
         """The teacher's distribution over every kept answer, held-out ones too."""
@@ -340,7 +340,10 @@ class Walk:
         path = self.folder / "verdict.json"
         if not path.exists():
             raise InputError(f"{self.folder} has no verdict yet: run limbeck validate first")
-        return json.loads(path.read_text(encoding="utf-8"))
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}). Remove it and run again.") from None
 
     def _cost(self) -> dict[str, float]:
         stages = self.run.manifest["stages"].values()

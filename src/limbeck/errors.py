@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says went wrong, or the error's name where it says none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class LimbeckError(Exception):
     """Shown as one line, without a traceback; the process ends with `exit_code`."""
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,7 +83,10 @@ class Run:
 
     def _read_manifest(self) -> dict[str, Any]:
         try:
-            return json.loads(self._manifest_path.read_text(encoding="utf-8"))
+            found = json.loads(self._manifest_path.read_text(encoding="utf-8"))
+            if not all(isinstance(entry, dict) for entry in found["stages"].values()):
+                raise TypeError("a stage is no table")
+            return found
         except FileNotFoundError:
             return {
                 "limbeck": __version__,
@@ -93,11 +97,17 @@ class Run:
                 "versions": versions(),
                 "stages": {},
             }
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
             raise InputError(
-                f"{self._manifest_path} is damaged ({error}). Remove it and run again: "
+                f"{self._manifest_path} is damaged ({reason}). Remove it and run again: "
                 "answers and finished targets are kept."
             ) from None
+
+    def adopt(self) -> None:
+        """Write the run's recipe into the folder, as the one that everything in it is made by."""
+        self.manifest |= {"run_id": self.id, "name": self.recipe.name}
+        write_text(self.folder / "recipe.toml", self.recipe.to_toml())
 
     def _save(self) -> None:
         write_text(self._manifest_path, json.dumps(self.manifest, indent=1) + "\n")
@@ -121,32 +131,46 @@ def resolve(target: Path, folder: Path | None) -> tuple[Recipe, Path]:
 def open_run(recipe: Recipe, folder: Path) -> Iterator[Run]:
     """Make or reopen the run folder of this recipe, and hold it alone until the block ends.
 
-    Raises InputError when the folder belongs to another recipe or another process.
+    A changed recipe is taken over as long as nothing but answers was made by the old one: what is
+    wrong with a recipe shows by then. Raises InputError when the folder belongs to another recipe
+    or another process.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _refuse_strangers(folder)
     with _locked(folder):
-        _claim(recipe, folder)
         sweep_parts(folder)
-        yield Run(folder, recipe)
+        run = Run(folder, recipe)
+        _claim(run)
+        yield run
 
 
-def _claim(recipe: Recipe, folder: Path) -> None:
-    saved = folder / "recipe.toml"
-    if not saved.exists():
-        strangers = [p.name for p in folder.iterdir() if p.name != ".lock"]
-        if strangers:
-            raise InputError(
-                f"{folder} holds {strangers[0]!r} but no recipe.toml: not a run folder. "
-                "Name an empty one with --run."
-            )
-        write_text(saved, recipe.to_toml())
-        return
-    other = read_recipe(saved)
-    if keys := differences(recipe, other):
+def _refuse_strangers(folder: Path) -> None:
+    names = sorted(p.name for p in folder.iterdir())
+    ours = re.compile(r"\.lock|\.recipe\.toml\..*\.part")
+    strangers = [name for name in names if not ours.fullmatch(name)]
+    if strangers and "recipe.toml" not in strangers:
         raise InputError(
-            f"{folder} is the run of another recipe; they differ in {', '.join(keys)}. "
+            f"{folder} holds {strangers[0]!r} but no recipe.toml: not a run folder. "
+            "Name an empty one with --run."
+        )
+
+
+def _claim(run: Run) -> None:
+    saved = run.folder / "recipe.toml"
+    if not saved.exists():
+        run.adopt()
+        return
+    keys = differences(run.recipe, read_recipe(saved))
+    if not keys:
+        return
+    made = [stage for stage, entry in run.manifest["stages"].items() if "finished" in entry]
+    if set(made) - {"permit", "prompts"}:
+        raise InputError(
+            f"{run.folder} is the run of another recipe; they differ in {', '.join(keys)}. "
             "Name another folder with --run, or change the recipe back."
         )
+    say(f"{'recipe':>9}  changed in {', '.join(keys)}; nothing was made by the old one")
+    run.adopt()
 
 
 @contextmanager

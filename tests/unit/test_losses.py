@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.errors import InputError
+from limbeck.models import outcomes
+from limbeck.models.outcomes import dense_targets, sparse_targets
 from limbeck.recipe import Divergence
-from limbeck.train import losses
-from limbeck.train.losses import cross_entropy, dense_targets, divergence, sparse_targets
+from limbeck.train.losses import cross_entropy, divergence
 
 KINDS: tuple[Divergence, ...] = get_args(Divergence)
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -293,7 +294,7 @@ def test_blocks_of_rows_change_nothing(kind: Divergence, monkeypatch: pytest.Mon
     student = random_logits(7, 30, seed=14)
     whole = value_and_grad(student, targets, kind)
     for block in (1, 60, 100):
-        monkeypatch.setattr(losses, "_BLOCK", block)
+        monkeypatch.setattr(outcomes, "_BLOCK", block)
         part = value_and_grad(student, targets, kind)
         torch.testing.assert_close(part, whole, rtol=1e-13, atol=1e-15)
 

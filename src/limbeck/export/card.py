@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,6 +11,14 @@ import yaml
 from limbeck.recipe import Recipe
 from limbeck.records import Permission
 
+TIMED = ("tokens_per_s", "answers_per_s")  # another value each time: the card has to repeat
+PATHS = (
+    ("teacher", "model"),
+    ("prompts", "source"),
+    ("prompts", "held_out"),
+    ("student", "base"),
+    ("permit", "permission"),
+)
 BODY = """\
 # {name}
 
@@ -44,7 +53,8 @@ recipe `{recipe_id}`. Greedy decoding unless the recipe says otherwise.
 
 ## Measured
 On held-out prompts, student against the control (the same start, steps and text, without the
-teacher's distribution) and against the teacher; paired {confidence:.0%} intervals.
+teacher's distribution) and against the teacher; paired {confidence:.0%} intervals. Speeds are the
+machine's as much as the model's, and stand in the run's report.
 
 | metric | against | teacher | student | control | delta | interval | n |
 |---|---|---|---|---|---|---|---|
@@ -91,9 +101,19 @@ def model_card(
         source_name=recipe.prompts.source.rpartition("/")[2],
         recipe_id=recipe.id,
         confidence=verdict["confidence"],
-        rows="\n".join(_row(row) for row in verdict["rows"]),
-        recipe=recipe.to_toml(),
+        rows="\n".join(_row(row) for row in verdict["rows"] if row["metric"] not in TIMED),
+        recipe=_shareable(recipe).to_toml(),
     )
+
+
+def _shareable(recipe: Recipe) -> Recipe:
+    """The recipe with names in place of absolute paths, which are this machine's business."""
+    table = recipe.model_dump(by_alias=True)
+    for section, key in PATHS:
+        value = table[section][key]
+        if isinstance(value, str) and Path(value).is_absolute():
+            table[section][key] = Path(value).name
+    return Recipe.model_validate(table)
 
 
 def _front(recipe: Recipe, teacher: str, licence: str | None) -> str:

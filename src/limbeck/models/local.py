@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.errors import InputError, ServiceError
+from limbeck.errors import InputError, ServiceError, first_line
 from limbeck.models.decode import Request, decode
 from limbeck.models.head import Head
-from limbeck.train.losses import sparse_targets
+from limbeck.models.outcomes import sparse_targets
 from limbeck.models.protocol import QUIET, Asked, OnTokens
 from limbeck.models.tokenizer import ChatTokenizer
 from limbeck.models.weights import Weights, ordinary_folder
@@ -65,7 +65,7 @@ def load_network(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = 
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ServiceError(f"{folder} does not fit in memory: {error}") from None
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{folder} cannot be loaded as a language model: {reason}") from None
     return network.to(device()).eval()
 

