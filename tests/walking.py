@@ -7,10 +7,12 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,7 @@ class Walk:
         command = [sys.executable, *python, "-m", "limbeck", *map(str, arguments)]
         return subprocess.run(
             command, cwd=self.folder, env=self._environment(), input=typed, capture_output=True,
-            text=True, timeout=600, preexec_fn=_as_in_a_terminal,
+            text=True, errors="surrogateescape", timeout=600, preexec_fn=_as_in_a_terminal,
         )  # fmt: skip
 
     def start(self, *arguments: object, out: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
@@ -118,6 +120,24 @@ def hashes(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
+
+
+def imported(errors: str) -> set[str]:
+    """The top-level packages that `python -X importtime` saw imported."""
+    return {
+        line.rpartition("|")[2].strip().partition(".")[0]
+        for line in errors.splitlines()
+        if line.startswith("import time:")
+    }
+
+
+def stored(run: Path) -> int:
+    """How many answers a run has."""
+    path = run / "answers.sqlite"
+    if not path.exists():
+        return 0
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("SELECT count(*) FROM answers").fetchone()[0]
 
 
 def parts(folder: Path) -> list[Path]:

@@ -6,17 +6,19 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from limbeck.errors import InputError
 from limbeck.models import weights as models
-from limbeck.models.local import LocalModel
 from limbeck.progress import console, say
 from limbeck.recipe import Recipe
 from limbeck.records import Message, Prompt, Sampling
 from limbeck.run import resolve
+
+if TYPE_CHECKING:
+    from limbeck.models.local import LocalModel
 
 
 def converse(
@@ -26,6 +28,10 @@ def converse(
 
     With `as_json`, prints one document with every turn: prompt, answers, tokens a second.
     """
+    if max_tokens < 1:
+        raise InputError(f"--max-tokens must be 1 or more, not {max_tokens}")
+    if prompt is not None and not _utf8(prompt).strip():
+        raise InputError("--prompt is empty: give it a question, or leave it out to type some")
     recipe, folder = resolve(folder, None)
     speakers = _speakers(recipe, folder, beside)
     system = recipe.prompts.system
@@ -56,6 +62,8 @@ def _speakers(recipe: Recipe, folder: Path, beside: bool) -> dict[str, LocalMode
     student = folder / "student"
     if not (student / "config.json").exists():
         raise InputError(f"{folder} has no student yet: run limbeck distill {folder} first")
+    from limbeck.models.local import LocalModel
+
     speakers = {"student": LocalModel(models.find(str(student)))}
     if beside:
         section = recipe.teacher
@@ -79,8 +87,19 @@ def _turn(
 def _typed() -> str:
     try:
         if sys.stdin.isatty():
-            return console.input("[bold cyan]you>[/] ")
-        return input()
+            return _utf8(console.input("[bold cyan]you>[/] "))
+        return _utf8(input())
+    except UnicodeDecodeError as error:
+        raise InputError(f"what was typed is not valid UTF-8: {error}") from None
     except EOFError:
         say("")
         return ""
+
+
+def _utf8(typed: str) -> str:
+    """The text; InputError where bytes were let through that are none."""
+    try:
+        typed.encode()
+    except UnicodeEncodeError:
+        raise InputError("what was typed is not valid UTF-8") from None
+    return typed

@@ -30,7 +30,7 @@ STAGES: tuple[Stage, ...] = (
     "permit", "prompts", "collect", "targets", "student", "train", "control",
     "validate", "export", "report",
 )  # fmt: skip
-CALIBRATION_ANSWERS = 12
+CALIBRATION_ANSWERS = 6
 
 
 class Walk:
@@ -264,6 +264,7 @@ class Walk:
         path = self.folder / "verdict.json"
         if self._skipped("validate", self._validate_key, path):
             return
+        from limbeck.models.local import dtype_of
         from limbeck.validate.measure import measure
         from limbeck.validate.verdict import judge, passed, to_json
 
@@ -279,7 +280,9 @@ class Walk:
             }
             loaded = {"teacher": self.teacher}
             loaded |= {role: self._load(found) for role, found in trained.items()}
-            found = measure(loaded, asked, self.recipe.teacher.sampling(self.recipe.seed), store)  # pyright: ignore[reportArgumentType]
+            sampling = self.recipe.teacher.sampling(self.recipe.seed)
+            itemsize = dtype_of(self.recipe.export.dtype).itemsize
+            found = measure(loaded, asked, sampling, store, itemsize)  # pyright: ignore[reportArgumentType]
             rows = judge(
                 found.measured,
                 margin=section.margin,

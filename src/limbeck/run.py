@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -52,10 +52,6 @@ class Run:
         entry = self.manifest["stages"].get(stage, {})
         return entry.get("key") == key and "finished" in entry and all(p.exists() for p in outputs)
 
-    def facts(self, stage: Stage) -> Mapping[str, Fact]:
-        """What the stage wrote into the manifest about itself."""
-        return self.manifest["stages"].get(stage, {}).get("facts", {})
-
     @contextmanager
     def work(self, stage: Stage, key: str) -> Iterator[dict[str, Fact]]:
         """Mark `stage` as begun; when the block ends well, as finished with the facts it filled in.
@@ -78,8 +74,8 @@ class Run:
         entry |= {"finished": _now(), "seconds": round(spent + time.monotonic() - began, 3)}
         entry["facts"] = facts
         self._save()
-        told = ", ".join(f"{k} {_brief(v)}" for k, v in facts.items() if k not in _QUIET)
-        say(f"{stage:>9}  {told}  [{duration(entry['seconds'])}]")
+        told = [f"{k} {_brief(v)}" for k, v in facts.items() if k not in _QUIET]
+        say(f"{stage:>9}  {', '.join(told) or 'done'}  [{duration(entry['seconds'])}]")
 
     def _read_manifest(self) -> dict[str, Any]:
         try:
@@ -113,7 +109,7 @@ class Run:
         write_text(self._manifest_path, json.dumps(self.manifest, indent=1) + "\n")
 
 
-_QUIET = frozenset({"fingerprint", "sha256", "method", "layers_kept"})
+_QUIET = frozenset({"decision", "fingerprint", "sha256", "method", "layers_kept"})
 
 
 def resolve(target: Path, folder: Path | None) -> tuple[Recipe, Path]:

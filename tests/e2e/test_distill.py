@@ -11,7 +11,7 @@ import yaml
 
 from limbeck.records import OUTCOMES
 from tiny import sums as known_sums
-from walking import SECRETS, STAGES, Done, Walk, hashes, parts
+from walking import SECRETS, STAGES, Done, Walk, hashes, imported, parts
 
 Finished = tuple[Walk, Done]
 HEAVY = ("torch", "transformers")
@@ -24,15 +24,6 @@ def strict(text: str) -> Any:
         raise AssertionError(f"{what} is no JSON")
 
     return json.loads(text, parse_constant=refuse)
-
-
-def imported(errors: str) -> set[str]:
-    """The top-level packages that `python -X importtime` saw imported."""
-    return {
-        line.rpartition("|")[2].strip().partition(".")[0]
-        for line in errors.splitlines()
-        if line.startswith("import time:")
-    }
 
 
 def test_ends_as_the_verdict_says(finished: Finished):

@@ -44,7 +44,9 @@ def write_gguf(path: Path, **texts: str) -> Path:
 def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
     """How llama.cpp orders the rows of q and k: rotary pairs interleaved instead of in halves."""
     rows, columns = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(weight.shape)
+    )
 
 
 def as_gguf(made: Any, tokenizer: Any, path: Path) -> Path:
@@ -160,7 +162,10 @@ def test_licence_of_a_gguf_is_read_from_its_header(tmp_path: Path) -> None:
     keys = {"general__name": "x" * 3000, "general__license": "llama3.2", "general__tag": "mit"}
     found = find(str(write_gguf(path, **keys)))
     assert (found.licence, found.licence_source) == ("llama3.2", "general.license in model.gguf")
-    named = {"general__license__link": "https://example.org/mit", "general__name": "general.license"}
+    named = {
+        "general__license__link": "https://example.org/mit",
+        "general__name": "general.license",
+    }
     found = find(str(write_gguf(path, **named)))
     assert (found.licence, found.licence_source) == (None, "")
     assert find(str(write_gguf(path, general__license=""))).licence is None
@@ -182,7 +187,9 @@ def package(folder: Path, metadata: str, files: list[str]) -> None:
     """An installed package named `carrier`, as importlib.metadata sees it."""
     told = folder / "carrier-1.2.dist-info"
     told.mkdir(parents=True)
-    (told / "METADATA").write_text(f"Metadata-Version: 2.4\nName: carrier\nVersion: 1.2\n{metadata}")
+    (told / "METADATA").write_text(
+        f"Metadata-Version: 2.4\nName: carrier\nVersion: 1.2\n{metadata}"
+    )
     (told / "RECORD").write_text("".join(f"{name},,\n" for name in files))
 
 
@@ -290,7 +297,9 @@ def test_a_folder_without_configuration_is_named(tmp_path: Path) -> None:
         ("", None),
     ],
 )
-def test_licence_of_a_model_card(tiny: Path, tmp_path: Path, card: str, licence: str | None) -> None:
+def test_licence_of_a_model_card(
+    tiny: Path, tmp_path: Path, card: str, licence: str | None
+) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).symlink_to(tiny / name)
     (tmp_path / "README.md").write_bytes(card.encode())
@@ -313,7 +322,9 @@ def no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_hub")
-@pytest.mark.parametrize("source", ["owner/name", "owner/na--me", "owner/name.git", "a/" + "b" * 99])
+@pytest.mark.parametrize(
+    "source", ["owner/name", "owner/na--me", "owner/name.git", "a/" + "b" * 99]
+)
 def test_a_hub_that_cannot_be_reached_is_one_line(source: str) -> None:
     assert wrong(source, "could not be had from the hub").startswith(source)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,6 +91,39 @@ def pack(examples: Sequence[Example], row_tokens: int) -> Batch:
         logprobs=logprobs,
         tail=tail,
     )
+
+
+@torch.no_grad()
+def check_packing(body: Any, examples: Sequence[Example]) -> None:
+    """Hold the longest example and the shortest, packed, to each of them alone.
+
+    Raises InputError where the network looks past the mask: an attention window shorter than an
+    example, or a state carried from one to the next.
+    """
+    ordered = sorted(examples, key=lambda e: -len(e.token_ids))
+    pair = [*ordered[:1], *ordered[-1:]]
+    if not pair:
+        return
+    here = next(body.parameters()).device
+    batch = pack(pair, sum(len(e.token_ids) for e in pair)).to(here)
+    (packed,) = body(
+        input_ids=batch.token_ids,
+        attention_mask=batch.visible,
+        position_ids=batch.positions,
+        use_cache=False,
+    ).last_hidden_state
+    alone = [
+        body(input_ids=torch.from_numpy(e.token_ids)[None].to(here), use_cache=False) for e in pair
+    ]
+    wanted = torch.cat([out.last_hidden_state[0] for out in alone]).float()
+    gap, size = (packed.float() - wanted).abs().max().item(), wanted.abs().max().item()
+    if not gap <= 0.05 * size + 1e-3:
+        raise InputError(
+            f"{type(body).__name__} reads rows of several examples wrongly (its states differ by "
+            f"{gap:.3g}): its attention window is shorter than an example of "
+            f"{len(pair[0].token_ids)} tokens, or it carries a state from one to the next. "
+            "Lower teacher.max_tokens, shorten the prompts, or use another architecture."
+        )
 
 
 def _targets(

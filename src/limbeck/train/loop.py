@@ -25,13 +25,13 @@ from limbeck.progress import Meter, stage_bar
 from limbeck.recipe import TrainSection
 from limbeck.records import Example, identity
 from limbeck.train import checkpoint
-from limbeck.train.batch import Batch, pack, steps, steps_per_epoch
+from limbeck.train.batch import Batch, check_packing, pack, steps, steps_per_epoch
 from limbeck.train.losses import cross_entropy, divergence
 from limbeck.train.masters import Masters
 
 Role: TypeAlias = Literal["student", "control"]
-HELD_OUT_EXAMPLES = 24
-HELD_OUT_TIMES = 10
+HELD_OUT_EXAMPLES = 12
+HELD_OUT_TIMES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +82,14 @@ def train(lesson: Lesson, folder: Path, metrics: Path, dtype: torch.dtype) -> ch
         for step in learner.steps():
             row = learner.learn(step, meter)
             write(row)
+            if held_out := learner.held_out_kl():
+                write(held_out)
             due = time.monotonic() - saved > lesson.section.checkpoint_seconds
             if stop_asked() or (due and learner.progress.step < lesson.steps):
                 checkpoint.save(folder, learner.progress, learner.masters.state())
                 saved = time.monotonic()
             if stop_asked():
                 raise KeyboardInterrupt
-            if held_out := learner.held_out_kl():
-                write(held_out)
     learner.export(folder / "final", dtype)
     checkpoint.clear(folder)
     return learner.progress
@@ -102,6 +102,7 @@ class Learner:
         self.lesson, self.section = lesson, lesson.section
         dtype = compute_dtype(self.section.precision)
         self.network: Any = load_network(lesson.start, torch.float32)
+        check_packing(self.network.base_model, lesson.examples)
         self.network.train()
         self.network.config.use_cache = False
         self.masters = Masters(self.network, self.section, dtype)
@@ -174,7 +175,7 @@ class Learner:
         return values, kls
 
     def held_out_kl(self) -> dict[str, Any] | None:
-        """Mean forward KL on a few held-out answers, every tenth of the way; None in between."""
+        """Mean forward KL on a few held-out answers, six times on the way; None in between."""
         step, last = self.progress.step, self.lesson.steps
         every = max(1, last // HELD_OUT_TIMES)
         if not self.lesson.held_out or (step % every and step != last):
@@ -264,13 +265,11 @@ def learning_rate(section: TrainSection, step: int, total: int) -> float:
 
 @contextmanager
 def _appending(path: Path) -> Iterator[Any]:
-    """Append JSON lines, after a last line that a kill may have cut short."""
+    """Append JSON lines, in place of a last line that a kill cut short."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with full_disk_named(path), path.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
         def write(row: dict[str, Any]) -> None:
             file.write(json.dumps(row).encode() + b"\n")

@@ -22,10 +22,10 @@ from limbeck.progress import stage_bar
 from limbeck.recipe import StudentSection
 from limbeck.records import Example
 from limbeck.run import Fact
-from limbeck.train.batch import Batch, pack
+from limbeck.train.batch import Batch, check_packing, pack
 from limbeck.train.examples import render
 
-SHORTLIST = 4
+SHORTLIST = 3
 UNITS = {"M": 10**6, "B": 10**9}
 
 
@@ -52,13 +52,14 @@ def choose_layers(
     it was.
     """
     body = head.body
-    whole = body.layers
+    whole = _Whole(body.layers, getattr(body.config, "layer_types", None))
+    check_packing(body, examples)
     batch = pack(examples, max(len(e.token_ids) for e in examples)).to(device())
-    kept = list(range(len(whole)))
+    kept = list(range(len(whole.layers)))
     kl = 0.0
     try:
         with torch.inference_mode():
-            teacher = head(_states(body, batch)).log_softmax(-1)
+            teacher = head(_states(body, batch)).float().log_softmax(-1)
             while len(kept) > layers:
                 influence = _influence(body, whole, kept, batch)
                 shortlist = sorted(kept, key=lambda i: influence[i])[:SHORTLIST]
@@ -71,7 +72,7 @@ def choose_layers(
                 kl = costs[gone]
                 on_drop(kl)
     finally:
-        _use(body, whole, range(len(whole)))
+        _use(body, whole, range(len(whole.layers)))
     return Choice(tuple(kept), kl)
 
 
@@ -168,6 +169,14 @@ def layers_wanted(section: StudentSection, network: Any) -> int:
     return min(fits, there)
 
 
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """All layers of a body, and the kind of attention in each where there are several."""
+
+    layers: Any
+    kinds: list[str] | None
+
+
 def _states(body: Any, batch: Batch) -> Tensor:
     """Final states (N, hidden) that predict learnt tokens."""
     out = body(
@@ -179,7 +188,7 @@ def _states(body: Any, batch: Batch) -> Tensor:
     return out.last_hidden_state.flatten(0, 1)[batch.predicts]
 
 
-def _influence(body: Any, whole: Any, kept: Sequence[int], batch: Batch) -> dict[int, float]:
+def _influence(body: Any, whole: _Whole, kept: Sequence[int], batch: Batch) -> dict[int, float]:
     """Block influence of each kept layer, in the network that is left."""
     _use(body, whole, kept)
     inputs: list[Tensor] = []
@@ -201,14 +210,16 @@ def _cosine(entering: Tensor, leaving: Any) -> Tensor:
 
 
 def _kl_without(
-    body: Any, head: Head, whole: Any, kept: Sequence[int], batch: Batch, teacher: Tensor
+    body: Any, head: Head, whole: _Whole, kept: Sequence[int], batch: Batch, teacher: Tensor
 ) -> float:
     """Mean forward KL (nats a token) from the whole teacher to the network of the kept layers."""
     _use(body, whole, kept)
-    student = head(_states(body, batch)).log_softmax(-1)
+    student = head(_states(body, batch)).float().log_softmax(-1)
     return (teacher.exp() * (teacher - student)).sum(-1).mean().item()
 
 
-def _use(body: Any, whole: Any, kept: Sequence[int] | range) -> None:
-    body.layers = torch.nn.ModuleList(whole[i] for i in kept)
+def _use(body: Any, whole: _Whole, kept: Sequence[int]) -> None:
+    body.layers = torch.nn.ModuleList(whole.layers[i] for i in kept)
+    if whole.kinds:
+        body.config.layer_types = [whole.kinds[i] for i in kept]
     body.config.num_hidden_layers = len(body.layers)

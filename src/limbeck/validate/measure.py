@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from limbeck.records import Answer, Prompt, Role, Sampling
 from limbeck.validate.metrics import rouge_l
 from limbeck.validate.verdict import Measured
 
-RACE_BATCHES, RACE_PROMPTS = 6, 8
+RACE_BATCHES, RACE_PROMPTS, RACE_TOKENS = 6, 8, 20
 SAMPLES = 10
 
 
@@ -37,11 +36,13 @@ def measure(
     asked: Sequence[Asked],
     sampling: Sampling,
     store: AnswerStore,
+    itemsize: int,
 ) -> Findings:
     """Measure student and control against the teacher on held-out prompts.
 
     `asked` are held-out prompts with the teacher's own answers. All three models answer the prompts
-    greedily, through the store, so that an interrupted measurement goes on.
+    greedily, through the store, so that an interrupted measurement goes on. Sizes are those of the
+    weights at `itemsize` bytes each, for all three alike.
     """
     greedy = Sampling(sampling.max_tokens)
     prompts = [prompt for prompt, _ in asked]
@@ -60,18 +61,20 @@ def measure(
         speeds = race(
             [models["teacher"], models["student"]],
             prompts[: RACE_BATCHES * RACE_PROMPTS],
-            greedy,
+            Sampling(min(RACE_TOKENS, sampling.max_tokens)),
             max(1, min(RACE_PROMPTS, len(prompts) // RACE_BATCHES)),
             lambda: meter.advance(rows=1),
         )
+    figures: dict[Role, dict[str, Any]] = {
+        r: _figures(model, itemsize) for r, model in models.items()
+    }
     lengths = np.array([len(a.token_ids) for _, a in ordered], np.float64)
     measured = (
         *_closeness(close, lengths),
         *_answers(models["teacher"], prompts, answers),
         *_speeds(speeds),
-        *_sizes(models),
+        *_sizes(figures),
     )
-    figures: dict[Role, dict[str, Any]] = {r: _figures(model) for r, model in models.items()}
     racers: tuple[Role, Role] = ("teacher", "student")
     for row, role in enumerate(racers):
         figures[role]["tokens_per_s"] = round(float(np.median(speeds.tokens_per_s[row])), 1)
@@ -149,8 +152,7 @@ def _speeds(speeds: Speeds) -> list[Measured]:
     ]
 
 
-def _sizes(models: Mapping[Role, LocalModel]) -> list[Measured]:
-    figures = {role: _figures(model) for role, model in models.items()}
+def _sizes(figures: Mapping[Role, dict[str, Any]]) -> list[Measured]:
     return [
         Measured(
             metric=metric,
@@ -165,11 +167,11 @@ def _sizes(models: Mapping[Role, LocalModel]) -> list[Measured]:
     ]
 
 
-def _figures(model: LocalModel) -> dict[str, Any]:
+def _figures(model: LocalModel, itemsize: int) -> dict[str, Any]:
     return {
         "name": model.name,
         "parameters": model.parameters,
-        "bytes": sum(file.stat().st_size for file in Path(model.folder).glob("*.safetensors")),
+        "bytes": model.parameters * itemsize,
         "layers": model.layers,
         "fingerprint": model.fingerprint,
         "tokens_per_s": None,

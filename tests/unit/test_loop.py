@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import copy
+import json
+import math
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from limbeck.errors import InputError, ServiceError
+from limbeck.progress import Meter
+from limbeck.recipe import StudentSection, TrainSection
+from limbeck.records import Example
+from limbeck.train import loop
+from limbeck.train.examples import render
+from limbeck.train.loop import Learner, Lesson, learning_rate, plan_steps, train
+from limbeck.train.student import start_from_layers
+from small import asked, load, prompts
+
+TIMES = ("seconds", "tokens_per_s")
+
+
+class Silent:
+    def advance(self, *_: object, **__: object) -> None:
+        pass
+
+
+SILENT = cast(Meter, Silent())
+
+
+class School(NamedTuple):
+    start: Path
+    examples: list[Example]
+    held_out: list[Example]
+
+    def lesson(self, role: loop.Role = "student", steps: int = 5, **keys: Any) -> Lesson:
+        usual = {"steps": steps, "batch_tokens": 220, "micro_tokens": 100, "row_tokens": 64}
+        usual |= {"precision": "float32", "learning_rate": 2e-3}
+        section = TrainSection.model_validate(usual | keys)
+        return Lesson(role, self.start, self.examples, self.held_out, section, 7, steps)
+
+
+@pytest.fixture(scope="module")
+def school(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> School:
+    teacher = load(tiny)
+    rows = asked(teacher, prompts())
+    targets = {t.answer_id: t for t in teacher.score(rows, 6, 1.0)}
+    start = tmp_path_factory.mktemp("school") / "start"
+    start_from_layers(teacher, StudentSection(layers=3), rows[:8], start)
+    examples = render(rows, teacher.tokenizer, targets)
+    return School(start, examples[::2], examples[1::2])
+
+
+@pytest.fixture(autouse=True)
+def determinism_left_as_it_was() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def lines(metrics: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in metrics.read_text().splitlines()]
+
+
+def untimed(metrics: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in lines(metrics)]
+
+
+def after(learner: Learner, step: list[list[int]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What one step says of itself, and the gradient that it took: ten times its first moment."""
+    row = learner.learn(step, SILENT)
+    moments = learner.masters.state().items()
+    return row, {k.removeprefix("exp_avg."): 10 * v for k, v in moments if k.startswith("exp_avg.")}
+
+
+def oracle(lesson: Lesson, numbers: list[int]) -> tuple[float, float, dict[str, Tensor]]:
+    """Loss, KL and gradient of a step, each example alone through the plain network, in float64."""
+    made, section = copy.deepcopy(load(lesson.start).network).double(), lesson.section
+    total, kl_sum, count = torch.zeros((), dtype=torch.float64), 0.0, 0
+    for example in (lesson.examples[i] for i in numbers):
+        ids, mask = torch.from_numpy(example.token_ids), torch.from_numpy(example.loss_mask)
+        logits = made(input_ids=ids[None], use_cache=False).logits[0, :-1][mask[1:]]
+        count += len(logits)
+        text = -logits.log_softmax(-1).gather(-1, ids[mask][:, None]).sum()
+        if lesson.role == "control":
+            total = total + text
+            continue
+        assert (targets := example.targets) is not None
+        log_q = (logits / section.temperature).log_softmax(-1)
+        kept = log_q.gather(-1, torch.from_numpy(targets.top_ids))
+        tail = 1 - kept.exp().sum(-1)
+        log_p = torch.from_numpy(targets.logprobs).double()
+        p_tail = torch.from_numpy(targets.tail).double()
+        kl = (log_p.exp() * (log_p - kept)).sum() + (p_tail * (p_tail / tail).log()).sum()
+        kl_sum += kl.item()
+        total = total + kl * section.temperature**2 + section.text_weight * text
+    (total / count).backward()
+    grads = {k: p.grad for k, p in made.named_parameters() if p.grad is not None}
+    return (total / count).item(), kl_sum / count, grads
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor], loose: float) -> None:
+    assert ours.keys() == theirs.keys()
+    size = max(g.abs().max().item() for g in theirs.values())
+    for key, gradient in theirs.items():
+        torch.testing.assert_close(ours[key].double(), gradient.double(), rtol=0, atol=loose * size)
+
+
+@pytest.mark.parametrize(
+    "role, keys",
+    [
+        ("student", {}),
+        ("student", {"temperature": 2.0, "text_weight": 0.3}),
+        ("control", {}),
+    ],
+)
+def test_a_step_is_the_mean_over_its_tokens_however_it_is_cut(
+    school: School, role: loop.Role, keys: dict[str, Any]
+) -> None:
+    numbers = list(range(8))
+    whole = school.lesson(role, clip=1e9, **keys)
+    loss, kl, wanted = oracle(whole, numbers)
+    norm = math.sqrt(sum((g**2).sum().item() for g in wanted.values()))
+    for step in ([numbers], [[i] for i in numbers], [[5, 0, 7], [1], [2, 3, 6, 4]]):
+        for row_tokens in (1, 70, 1000):
+            learner = Learner(school.lesson(role, clip=1e9, row_tokens=row_tokens, **keys))
+            row, gradient = after(learner, step)
+            assert row["loss"] == pytest.approx(loss, rel=1e-5)
+            assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
+            assert row["kl"] == (pytest.approx(kl, rel=1e-4) if role == "student" else None)
+            same(gradient, wanted, 1e-5)
+
+
+def stop_after(step: int, how: Callable[[], object], patch: pytest.MonkeyPatch) -> None:
+    """Let `how` strike in the middle of training, when so many steps are learnt."""
+    learn = Learner.learn
+
+    def struck(self: Learner, *rest: Any) -> dict[str, Any]:
+        row = learn(self, *rest)
+        if row["step"] == step:
+            how()
+        return row
+
+    patch.setattr(Learner, "learn", struck)
+
+
+def interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def crash() -> None:
+    raise RuntimeError("crash")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("how, ends_as", [(interrupt, KeyboardInterrupt), (crash, RuntimeError)])
+def test_stopping_anywhere_changes_no_bit(
+    school: School,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    how: Callable[[], object],
+    ends_as: type[BaseException],
+) -> None:
+    steps = 4
+    often = {"checkpoint_seconds": 1e-9} if how is crash else {}
+    lesson = school.lesson(steps=steps, precision=precision, **often)
+    done = train(lesson, tmp_path / "whole", tmp_path / "whole.jsonl", torch.float32)
+    assert done.step == steps
+    wanted = (tmp_path / "whole/final/model.safetensors").read_bytes()
+    for step in range(1, steps + 1):
+        folder, metrics = tmp_path / f"stopped{step}", tmp_path / f"{step}.jsonl"
+        with monkeypatch.context() as patch, pytest.raises(ends_as):
+            stop_after(step, how, patch)
+            train(lesson, folder, metrics, torch.float32)
+        assert not (folder / "final").exists()
+        again = train(lesson, folder, metrics, torch.float32)
+        assert (folder / "final/model.safetensors").read_bytes() == wanted
+        assert [p.name for p in folder.iterdir()] == ["final"]
+        assert (again.step, again.tokens, again.target_tokens) == (
+            (done.step, done.tokens, done.target_tokens)
+        )
+        assert untimed(metrics) == untimed(tmp_path / "whole.jsonl"), "each step is told once"
+
+
+def test_a_second_interrupt_does_not_wait(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(2, lambda: (interrupt(), interrupt()), monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(school.lesson(), tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
+    assert [row["step"] for row in lines(tmp_path / "m.jsonl")] == [1, 1]
+    before = signal.getsignal(signal.SIGINT)
+    assert before is signal.default_int_handler, "the handler is handed back"
+
+
+def test_a_checkpoint_of_other_settings_is_refused(
+    school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(2, interrupt, patch)
+        train(school.lesson(), tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
+    fewer = school._replace(examples=school.examples[:-1])
+    others = [
+        school.lesson(learning_rate=1e-4),
+        school.lesson(steps=6),
+        school.lesson("control"),
+        fewer.lesson(),
+    ]
+    for lesson in others:
+        with pytest.raises(InputError, match="step-0000002 belongs to other answers"):
+            train(lesson, tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
+    train(school.lesson(checkpoint_seconds=7), tmp_path / "run", tmp_path / "m", torch.float32)
+
+
+def test_the_student_comes_nearer_to_its_teacher(school: School, tmp_path: Path) -> None:
+    train(school.lesson(steps=40), tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
+    rows = lines(tmp_path / "m.jsonl")
+    learnt = [row for row in rows if "loss" in row]
+    held_out = [row["held_out_kl"] for row in rows if "held_out_kl" in row]
+    assert [row["step"] for row in learnt] == list(range(1, 41))
+    assert len(held_out) == 10
+    assert held_out[-1] < held_out[0] / 2 < 10
+    assert learnt[-1]["kl"] < learnt[0]["kl"] / 2
+    assert all(row["loss"] == row["kl"] for row in learnt)
+
+
+def test_the_held_out_kl_is_that_of_the_exported_student(school: School, tmp_path: Path) -> None:
+    train(school.lesson(steps=2), tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
+    told = lines(tmp_path / "m.jsonl")[-1]
+    assert (told["step"], told["role"]) == (2, "student")
+    final = school._replace(start=tmp_path / "run/final", examples=school.held_out)
+    _, kl, _ = oracle(final.lesson(), list(range(len(school.held_out))))
+    assert told["held_out_kl"] == pytest.approx(kl, rel=1e-4)
+
+
+def test_the_control_learns_the_text_without_targets(
+    tiny: Path, school: School, tmp_path: Path
+) -> None:
+    teacher = load(tiny)
+    texts = render(asked(teacher, prompts()), teacher.tokenizer)
+    assert all(example.targets is None for example in texts)
+    plain = school._replace(examples=texts[::2], held_out=[])
+    train(plain.lesson("control", 40), tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
+    rows = lines(tmp_path / "m.jsonl")
+    assert rows[-1]["loss"] < rows[0]["loss"] / 2
+    assert all(row["kl"] is None and row["role"] == "control" for row in rows)
+    with pytest.raises(InputError, match="carry no targets"):
+        train(plain.lesson(), tmp_path / "no", tmp_path / "m.jsonl", torch.float32)
+
+
+def test_the_export_is_the_masters_rounded(school: School, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    ends = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        folder = tmp_path / str(dtype)
+        train(school.lesson(steps=2), folder, tmp_path / "m.jsonl", dtype)
+        ends[dtype] = load_file(folder / "final/model.safetensors")
+    narrow, wide = ends[torch.bfloat16], ends[torch.float32]
+    assert narrow.keys() == wide.keys() == load_file(school.start / "model.safetensors").keys()
+    assert all(torch.equal(narrow[key], wide[key].to(torch.bfloat16)) for key in wide)
+    student, start = load(folder / "final"), load(school.start)
+    assert student.tokenizer.hash == start.tokenizer.hash
+    assert student.tokenizer.template_hash == start.tokenizer.template_hash
+    assert student.network.config.use_cache and student.layers == 3
+
+
+def test_what_is_counted_adds_up(school: School, tmp_path: Path) -> None:
+    lesson = school.lesson(steps=7)
+    train(lesson, tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
+    rows = [row for row in lines(tmp_path / "m.jsonl") if "loss" in row]
+    order = Learner(lesson).steps()
+    read, learnt = 0, 0
+    for row, step in zip(rows, order, strict=True):
+        numbers = [i for micro in step for i in micro]
+        read += sum(len(lesson.examples[i].token_ids) for i in numbers)
+        learnt += sum(int(lesson.examples[i].loss_mask.sum()) for i in numbers)
+        assert (row["tokens"], row["target_tokens"]) == (read, learnt)
+        rate = learning_rate(lesson.section, row["step"] - 1, 7)
+        assert row["learning_rate"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("cut", ['{"step": 3, "lo', "", "{"])
+def test_a_line_that_was_cut_short_makes_room(school: School, tmp_path: Path, cut: str) -> None:
+    metrics = tmp_path / "m.jsonl"
+    metrics.write_text('{"step": 1}\n{"step": 2}\n' + cut)
+    train(school.lesson(steps=1), tmp_path / "run", metrics, torch.float32)
+    rows = lines(metrics)
+    assert rows[:2] == [{"step": 1}, {"step": 2}]
+    assert [row["step"] for row in rows[2:]] == [1, 1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(school: School, tmp_path: Path) -> None:
+    lesson = school.lesson(learning_rate=1e30, warmup=0.0)
+    with pytest.raises(ServiceError, match=r"at step [23].*Lower train\.learning_rate") as caught:
+        train(lesson, tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run/final").exists()
+
+
+@pytest.mark.parametrize("warmup, rise", [(0.0, 1), (0.1, 20), (0.5, 100), (0.99, 198)])
+def test_the_learning_rate_rises_and_falls_in_straight_lines(warmup: float, rise: int) -> None:
+    section = TrainSection(steps=1, learning_rate=0.2, warmup=warmup)
+    rates = np.array([learning_rate(section, step, 200) for step in range(201)])
+    assert rates.max() == pytest.approx(0.2) == rates[rise - 1]
+    np.testing.assert_allclose(rates[:rise], 0.2 * np.arange(1, rise + 1) / rise)
+    np.testing.assert_allclose(np.diff(rates[rise:]), -0.2 / (200 - rise))
+    assert rates[200] == 0 and rates[199] > 0
+
+
+@pytest.mark.parametrize("total", [1, 2])
+def test_the_shortest_trainings_have_a_rate(total: int) -> None:
+    section = TrainSection(steps=1, learning_rate=0.2, warmup=0.9)
+    assert all(0 < learning_rate(section, step, total) <= 0.2 for step in range(total))
+
+
+def test_how_long_to_train(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned(**length: float) -> int:
+        cut = {"batch_tokens": 220, "micro_tokens": 100, **length}
+        section = TrainSection.model_validate(cut)
+        return plan_steps(section, school.examples, school.start, 7)
+
+    order = Learner(school.lesson()).section
+    epoch = 0
+    left = set(range(len(school.examples)))
+    for step in loop.steps([len(e.token_ids) for e in school.examples], 220, 100, 7):
+        epoch, left = epoch + 1, left - {i for micro in step for i in micro}
+        if not left:
+            break
+    assert order.batch_tokens == 220 and epoch > 2
+    assert planned(steps=9) == 9
+    assert planned(epochs=1) == epoch
+    assert planned(epochs=2.5) == round(2.5 * epoch)
+    assert planned(epochs=1e-3) == 1
+
+    told: list[int] = []  # tokens of the micro-batches that were timed
+
+    def learn(self: Learner, step: list[list[int]], _: Meter) -> dict[str, float]:
+        told.append(sum(len(school.examples[i].token_ids) for micro in step for i in micro))
+        return {"seconds": 100.0 + 2.0 * len(told)}  # the first one is slow, the second takes 2 s
+
+    monkeypatch.setattr(Learner, "learn", learn)
+    tokens = sum(len(e.token_ids) for e in school.examples)
+    steps = planned(minutes=30)
+    an_epoch = 2.0 * tokens / told[-1]  # seconds
+    assert steps == pytest.approx(30 * 60 / an_epoch * epoch, abs=0.5)
+    assert planned(minutes=1e-4) == 1
