@@ -126,7 +126,7 @@ def chat(
 
 
 def _walk(target: Path, folder: Path | None, last: Any, as_json: bool) -> None:
-    from limbeck.distill import STAGES, Walk, gate
+    from limbeck.distill import STAGES, Walk
     from limbeck.errors import GateError
     from limbeck.progress import say
     from limbeck.run import open_run, resolve
@@ -141,6 +141,8 @@ def _walk(target: Path, folder: Path | None, last: Any, as_json: bool) -> None:
     if verdict is None:
         _tell(as_json, told, f"Everything up to {last} is in {place}")
         return
+    from limbeck.validate.verdict import gate
+
     if not as_json:
         _show(verdict, place)
     try:

@@ -12,7 +12,7 @@ from limbeck import __version__
 from limbeck.collect.ask import ask, missing, stored
 from limbeck.collect.prompts import load_prompts, read_prompts, write_prompts
 from limbeck.collect.store import AnswerStore, outcomes
-from limbeck.errors import GateError, InputError
+from limbeck.errors import InputError
 from limbeck.files import sha256_file, write_text
 from limbeck.models import weights as models
 from limbeck.permit import decide
@@ -24,7 +24,8 @@ from limbeck.run import Run, Stage, key_of
 if TYPE_CHECKING:
     from limbeck.collect.targets import TargetsFolder
     from limbeck.models.local import LocalModel
-    from limbeck.train.loop import Role
+    from limbeck.records import Role
+    from limbeck.train.loop import Learns
 
 STAGES: tuple[Stage, ...] = (
     "permit", "prompts", "collect", "targets", "student", "train", "control",
@@ -117,7 +118,7 @@ class Walk:
     def _student_key(self) -> str:
         return key_of("student", self._collect_key, self.recipe.student.model_dump())
 
-    def _train_key(self, role: Role) -> str:
+    def _train_key(self, role: Learns) -> str:
         section = self.recipe.train.model_dump(exclude={"checkpoint_seconds"})
         dtype = self.recipe.export.dtype
         return key_of(role, self._targets_key, self._student_key, section, dtype, self.recipe.seed)
@@ -220,7 +221,7 @@ class Walk:
         """The control learns the same text for the same steps, without the distribution."""
         self._teach("control", "control")
 
-    def _teach(self, role: Role, stage: Stage) -> None:
+    def _teach(self, role: Learns, stage: Stage) -> None:
         key, folder = self._train_key(role), self.folder / "checkpoints" / role
         if self._skipped(stage, key, folder / "final" / "config.json"):
             return
@@ -238,7 +239,7 @@ class Walk:
             facts["tokens_per_s"] = round(done.tokens / max(done.seconds, 1e-9), 1)
             facts["precision"] = str(compute_dtype(self.recipe.train.precision)).split(".")[1]
 
-    def _lesson(self, role: Role) -> Any:
+    def _lesson(self, role: Learns) -> Any:
         from limbeck.models.tokenizer import ChatTokenizer
         from limbeck.train.examples import render
         from limbeck.train.loop import Lesson, plan_steps
@@ -265,24 +266,22 @@ class Walk:
         if self._skipped("validate", self._validate_key, path):
             return
         from limbeck.models.local import dtype_of
-        from limbeck.validate.measure import measure
+        from limbeck.validate.measure import NOTES, measure
         from limbeck.validate.verdict import judge, passed, to_json
 
         section = self.recipe.validate_
         with self.run.work("validate", self._validate_key) as facts, self._store() as store:
-            asked = self.asked("held_out")[: section.prompts]
-            trained = {
-                role: replace(
-                    models.find(str(self.folder / "checkpoints" / role / "final")),
-                    name=self.recipe.name + ("" if role == "student" else " (control)"),
-                )
-                for role in ("student", "control")
-            }
-            loaded = {"teacher": self.teacher}
-            loaded |= {role: self._load(found) for role, found in trained.items()}
+            asked = self.asked("held_out")
             sampling = self.recipe.teacher.sampling(self.recipe.seed)
             itemsize = dtype_of(self.recipe.export.dtype).itemsize
-            found = measure(loaded, asked, sampling, store, itemsize)  # pyright: ignore[reportArgumentType]
+            found = measure(
+                self._speakers(),
+                asked,
+                sampling,
+                store,
+                answered=section.prompts,
+                itemsize=itemsize,
+            )
             rows = judge(
                 found.measured,
                 margin=section.margin,
@@ -304,6 +303,18 @@ class Walk:
             }
             write_text(path, json.dumps(verdict, indent=1, ensure_ascii=False) + "\n")
             facts |= {"passed": str(verdict["passed"]), "held_out_answers": len(asked)}
+
+    def _speakers(self) -> dict[Role, LocalModel]:
+        """Teacher, student and control, loaded."""
+        loaded: dict[Role, LocalModel] = {"teacher": self.teacher}
+        names: dict[Role, str] = {
+            "student": self.recipe.name,
+            "control": f"{self.recipe.name} control",
+        }
+        for role, name in names.items():
+            found = models.find(str(self.folder / "checkpoints" / role / "final"))
+            loaded[role] = self._load(replace(found, name=name))
+        return loaded
 
     def export(self) -> None:
         """The student's folder, with its card."""
@@ -374,27 +385,7 @@ class Walk:
         return TargetsFolder(self.folder / "targets", binding)
 
 
-NOTES = (
-    "The control starts from the same weights and learns the same text for the same number of "
-    "steps, by cross-entropy alone: what the student has over it, it has from the teacher's "
-    "distribution.",
-    "teacher_logprob is judged by the teacher itself: no independent judgement of quality.",
-)
-
-
 def _content(section: PromptsSection) -> list[str]:
     """The hashes of the files that prompts come from; a hub data set stands for itself."""
     named = [Path(section.source), Path(str(section.held_out))]
     return [sha256_file(path) for path in named if path.is_file()]
-
-
-def gate(verdict: dict[str, Any]) -> None:
-    """Raise GateError naming the tests that the student did not pass."""
-    if verdict["passed"]:
-        return
-    failed = [
-        f"{r['metric']} against {r['against']}"
-        for r in verdict["rows"]
-        if r["gate"] and not r["passed"]
-    ]
-    raise GateError(f"The verdict is no: not shown: {', '.join(failed) or 'nothing was tested'}.")

@@ -136,7 +136,7 @@ class ValidateSection(Section):
         default=0.05, ge=0, description="how much worse still passes, on 0-to-1 metrics"
     )
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    prompts: int = Field(default=200, ge=2, description="held-out prompts used, at most")
+    prompts: int = Field(default=200, ge=2, description="held-out prompts that all three answer")
     resamples: int = Field(default=10_000, ge=1000, description="of the paired bootstrap")
 
 

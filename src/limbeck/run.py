@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 from limbeck import __version__
 from limbeck.errors import InputError
-from limbeck.files import sweep_parts, write_text
+from limbeck.files import disk_full, sweep_parts, write_text
 from limbeck.progress import duration, say
 from limbeck.recipe import Recipe, differences, read_recipe
 from limbeck.records import identity
@@ -67,9 +68,11 @@ class Run:
         facts: dict[str, Fact] = {}
         try:
             yield facts
-        except BaseException:
+        except BaseException as error:
             entry["seconds"] = round(spent + time.monotonic() - began, 3)
             self._save()
+            if f"os error {errno.ENOSPC}" in str(error):  # how safetensors says it
+                raise disk_full(self.folder) from None
             raise
         entry |= {"finished": _now(), "seconds": round(spent + time.monotonic() - began, 3)}
         entry["facts"] = facts

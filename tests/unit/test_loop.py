@@ -21,7 +21,7 @@ from limbeck.train import loop
 from limbeck.train.examples import render
 from limbeck.train.loop import Learner, Lesson, learning_rate, plan_steps, train
 from limbeck.train.student import start_from_layers
-from small import asked, load, prompts
+from small import asked, load, network, prompts, save
 
 TIMES = ("seconds", "tokens_per_s")
 
@@ -52,9 +52,9 @@ def school(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> School:
     rows = asked(teacher, prompts())
     targets = {t.answer_id: t for t in teacher.score(rows, 6, 1.0)}
     start = tmp_path_factory.mktemp("school") / "start"
-    start_from_layers(teacher, StudentSection(layers=3), rows[:8], start)
+    start_from_layers(teacher, StudentSection(layers=2), rows[:8], start)
     examples = render(rows, teacher.tokenizer, targets)
-    return School(start, examples[::2], examples[1::2])
+    return School(start, examples[::2], examples[1::5])
 
 
 @pytest.fixture(autouse=True)
@@ -224,8 +224,8 @@ def test_the_student_comes_nearer_to_its_teacher(school: School, tmp_path: Path)
     learnt = [row for row in rows if "loss" in row]
     held_out = [row["held_out_kl"] for row in rows if "held_out_kl" in row]
     assert [row["step"] for row in learnt] == list(range(1, 41))
-    assert len(held_out) == 10
-    assert held_out[-1] < held_out[0] / 2 < 10
+    assert len(held_out) >= 5
+    assert 0 < held_out[-1] < held_out[0] / 2
     assert learnt[-1]["kl"] < learnt[0]["kl"] / 2
     assert all(row["loss"] == row["kl"] for row in learnt)
 
@@ -239,16 +239,16 @@ def test_the_held_out_kl_is_that_of_the_exported_student(school: School, tmp_pat
     assert told["held_out_kl"] == pytest.approx(kl, rel=1e-4)
 
 
-def test_the_control_learns_the_text_without_targets(
-    tiny: Path, school: School, tmp_path: Path
-) -> None:
+def test_the_control_learns_the_text_without_targets(tiny: Path, tmp_path: Path) -> None:
     teacher = load(tiny)
     texts = render(asked(teacher, prompts()), teacher.tokenizer)
     assert all(example.targets is None for example in texts)
-    plain = school._replace(examples=texts[::2], held_out=[])
-    train(plain.lesson("control", 40), tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
+    untaught = save(network(vocab_size=312, initializer_range=0.05), tmp_path / "untaught")
+    plain = School(untaught, texts[::2], [])
+    lesson = plain.lesson("control", 40, learning_rate=2e-2)
+    train(lesson, tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
     rows = lines(tmp_path / "m.jsonl")
-    assert rows[-1]["loss"] < rows[0]["loss"] / 2
+    assert rows[-1]["loss"] < rows[0]["loss"] / 3
     assert all(row["kl"] is None and row["role"] == "control" for row in rows)
     with pytest.raises(InputError, match="carry no targets"):
         train(plain.lesson(), tmp_path / "no", tmp_path / "m.jsonl", torch.float32)
@@ -268,7 +268,7 @@ def test_the_export_is_the_masters_rounded(school: School, tmp_path: Path) -> No
     student, start = load(folder / "final"), load(school.start)
     assert student.tokenizer.hash == start.tokenizer.hash
     assert student.tokenizer.template_hash == start.tokenizer.template_hash
-    assert student.network.config.use_cache and student.layers == 3
+    assert student.network.config.use_cache and student.layers == 2
 
 
 def test_what_is_counted_adds_up(school: School, tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ class TargetsFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         plan = _shards(asked)
-        index = {line["shard"]: line for line in self._index()}
-        due = {name: rows for name, rows in plan.items() if name not in index}
+        there = {name for name in self._index() if (self.path / name).exists()}
+        due = {name: rows for name, rows in plan.items() if name not in there}
         total, left = _tokens(asked), sum(_tokens(rows) for rows in due.values())
         if due:
             with stage_bar("targets", total, "tokens", total - left) as meter:
@@ -83,7 +83,7 @@ class TargetsFolder:
         or the answer whose tokens do.
         """
         found: dict[str, Targets] = {}
-        for line in self._index():
+        for line in self._index().values():
             found |= {t.answer_id: t for t in self._read_shard(line)}
         for prompt, answer in asked:
             targets = found.get(answer.id)
@@ -128,18 +128,18 @@ class TargetsFolder:
         with full_disk_named(path), (self.path / "index.jsonl").open("a") as index:
             index.write(json.dumps(line) + "\n")
 
-    def _index(self) -> list[dict[str, Any]]:
-        """The finished shards; a last line cut short by a crash does not count."""
+    def _index(self) -> dict[str, dict[str, Any]]:
+        """The finished shards by name; a last line cut short by a crash does not count."""
         path = self.path / "index.jsonl"
         if not path.exists():
-            return []
+            return {}
         text = path.read_text()
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
             path.write_text(whole)
         try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except json.JSONDecodeError as error:
+            return {line["shard"]: line for line in map(json.loads, whole.splitlines())}
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is damaged ({error}). Remove {self.path} and run again."
             ) from None

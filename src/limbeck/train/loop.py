@@ -29,7 +29,7 @@ from limbeck.train.batch import Batch, check_packing, pack, steps, steps_per_epo
 from limbeck.train.losses import cross_entropy, divergence
 from limbeck.train.masters import Masters
 
-Role: TypeAlias = Literal["student", "control"]
+Learns: TypeAlias = Literal["student", "control"]
 HELD_OUT_EXAMPLES = 12
 HELD_OUT_TIMES = 6
 
@@ -42,7 +42,7 @@ class Lesson:
     the same text by cross-entropy alone.
     """
 
-    role: Role
+    role: Learns
     start: Path
     examples: Sequence[Example]
     held_out: Sequence[Example]

@@ -20,6 +20,12 @@ from limbeck.validate.verdict import Measured
 
 RACE_BATCHES, RACE_PROMPTS, RACE_TOKENS = 6, 8, 20
 SAMPLES = 10
+NOTES = (
+    "The control starts from the same weights and learns the same text for the same number of "
+    "steps, by cross-entropy alone: what the student has over it, it has from the teacher's "
+    "distribution.",
+    "teacher_logprob is judged by the teacher itself: no independent judgement of quality.",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,16 +42,19 @@ def measure(
     asked: Sequence[Asked],
     sampling: Sampling,
     store: AnswerStore,
+    *,
+    answered: int,
     itemsize: int,
 ) -> Findings:
     """Measure student and control against the teacher on held-out prompts.
 
-    `asked` are held-out prompts with the teacher's own answers. All three models answer the prompts
-    greedily, through the store, so that an interrupted measurement goes on. Sizes are those of the
+    `asked` are held-out prompts with the teacher's own answers, on all of which the distributions
+    are compared. The first `answered` prompts are answered greedily by all three models, through
+    the store, so that an interrupted measurement goes on. Sizes are those of the
     weights at `itemsize` bytes each, for all three alike.
     """
     greedy = Sampling(sampling.max_tokens)
-    prompts = [prompt for prompt, _ in asked]
+    prompts = [prompt for prompt, _ in asked[:answered]]
     ordered = sorted(asked, key=lambda one: len(one[1].token_ids))
     with stage_bar("compare", sum(len(a.token_ids) for _, a in asked), "tokens") as meter:
         close = likeness(

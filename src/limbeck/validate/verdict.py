@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 from rich.text import Text
 
-from limbeck.errors import InputError
+from limbeck.errors import GateError, InputError
 from limbeck.records import Verdict
 from limbeck.validate.stats import Numbers, fewest_prompts, paired_interval, weighted_mean
 
@@ -93,6 +93,18 @@ def passed(rows: Iterable[Verdict]) -> bool:
     """Whether every gating row passed, and there is at least one."""
     gates = [row.passed for row in rows if row.gate]
     return bool(gates) and all(gate is True for gate in gates)
+
+
+def gate(verdict: Mapping[str, Any]) -> None:
+    """Raise GateError naming the tests that the student did not pass."""
+    if verdict["passed"]:
+        return
+    failed = [
+        f"{r['metric']} against {r['against']}"
+        for r in verdict["rows"]
+        if r["gate"] and not r["passed"]
+    ]
+    raise GateError(f"The verdict is no: not shown: {', '.join(failed) or 'nothing was tested'}.")
 
 
 def table(rows: Sequence[Verdict], confidence: float) -> Table:
