@@ -93,6 +93,8 @@ class Walk:
 
     def forget(self, *stages: str) -> None:
         """Take the marks of these stages out of the manifest, so that they are due again."""
+        if not (self.run / "manifest.json").exists():
+            return
         manifest = self.manifest()
         for stage in stages:
             manifest["stages"].pop(stage, None)

@@ -19,7 +19,7 @@ Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl"]
 class Section(BaseModel):
     """A table of the recipe: no key that is not declared, no change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TeacherSection(Section):
@@ -119,7 +119,7 @@ class TrainSection(Section):
         default=256, ge=1, description="examples are packed into rows of this length"
     )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    checkpoint_seconds: float = Field(default=30, gt=0)
+    checkpoint_seconds: float = Field(default=30.0, gt=0)
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:

@@ -106,6 +106,8 @@ class Run:
     def adopt(self) -> None:
         """Write the run's recipe into the folder, as the one that everything in it is made by."""
         self.manifest |= {"run_id": self.id, "name": self.recipe.name}
+        if self._manifest_path.exists():
+            self._save()
         write_text(self.folder / "recipe.toml", self.recipe.to_toml())
 
     def _save(self) -> None:

@@ -220,8 +220,8 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     with pytest.raises(InputError, match=r"No recipe at .*Write one with: limbeck init"):
         read_recipe(path)
-    path.write_text("name = ")
-    with pytest.raises(InputError, match="is not valid TOML: .*line 1"):
+    path.write_text("seed = 1\nname = = 'x'\n")
+    with pytest.raises(InputError, match="is not valid TOML: .*line 2"):
         read_recipe(path)
     path.write_bytes(b"name = '\xff'")
     with pytest.raises(InputError, match="cannot be read as a recipe"):

@@ -59,7 +59,7 @@ def test_a_stage_that_was_interrupted_is_not_done(
     entry = Run(tmp_path, recipe()).manifest["stages"]["train"]
     assert entry["seconds"] == 2.5 and "finished" not in entry and "facts" not in entry
     again = Run(tmp_path, recipe())
-    assert not again.is_done("train", "key") and again.facts("train") == {}
+    assert not again.is_done("train", "key")
     with again.work("train", "key") as facts:
         facts["steps"] = 20
     assert again.is_done("train", "key")
@@ -78,9 +78,9 @@ def test_a_stage_being_worked_on_is_not_done(tmp_path: Path) -> None:
 
 
 def test_facts_are_kept(tmp_path: Path) -> None:
-    finish(Run(tmp_path, recipe()), kept=12, why="‘so’", share=0.25)
-    assert Run(tmp_path, recipe()).facts("collect") == {"kept": 12, "why": "‘so’", "share": 0.25}
-    assert Run(tmp_path, recipe()).facts("train") == {}
+    facts = {"kept": 12, "why": "‘so’", "share": 0.25}
+    finish(Run(tmp_path, recipe()), **facts)
+    assert Run(tmp_path, recipe()).manifest["stages"]["collect"]["facts"] == facts
 
 
 def test_the_manifest_says_what_made_the_run(tmp_path: Path) -> None:
@@ -110,14 +110,29 @@ def test_a_new_folder_is_claimed_by_its_recipe(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_another_recipe_names_what_differs(tmp_path: Path) -> None:
-    with open_run(recipe(), tmp_path):
-        pass
+    with open_run(recipe(), tmp_path) as run:
+        finish(run)
     other = recipe(top_k=8, learning_rate=1e-4)
     message = "they differ in train.learning_rate, train.top_k"
     with pytest.raises(InputError, match=message) as caught, open_run(other, tmp_path):
         pass
     assert str(tmp_path) in str(caught.value) and "--run" in str(caught.value)
     assert resolve(tmp_path, None)[0] == recipe(), "the folder keeps its own"
+
+
+def test_a_recipe_may_change_until_something_is_made_by_it(tmp_path: Path) -> None:
+    with open_run(recipe(), tmp_path) as run, run.work("prompts", "key"):
+        pass
+    other = recipe(top_k=8)
+    with open_run(other, tmp_path) as run:
+        assert (run.recipe, run.id) == (other, other.id)
+        assert run.is_done("prompts", "key")
+    assert resolve(tmp_path, None)[0] == other
+    with open_run(other, tmp_path) as run:
+        finish(run)
+        assert run.manifest["run_id"] == other.id
+    with pytest.raises(InputError, match="another recipe"), open_run(recipe(), tmp_path):
+        pass
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
