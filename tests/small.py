@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from limbeck.models.local import LocalModel
 from limbeck.models.protocol import Asked
 from limbeck.models.weights import find
-from limbeck.records import Message, Prompt, Sampling
+from limbeck.records import Example, Message, Prompt, Sampling, Targets
 from tiny import make_tokenizer, sums
+
+LENGTHS = [12, 5, 30, 7, 7, 19, 2, 25, 11, 3]
 
 
 def prompt(text: str, source: str = "prompts.jsonl:1") -> Prompt:
@@ -72,6 +74,28 @@ def save(made: Any, folder: Path, tokenizer: Any = None) -> Path:
     made.save_pretrained(folder)
     (tokenizer or make_tokenizer()).save_pretrained(folder)
     return folder
+
+
+def examples_of(lengths: list[int], *, targets: bool = True, seed: int = 0) -> list[Example]:
+    """Random tokens, of which some are learnt: each has two targets that say whose they are."""
+    rng = np.random.default_rng(seed)
+    made: list[Example] = []
+    for number, length in enumerate(lengths):
+        ids = rng.integers(0, 64, length)
+        mask = rng.random(length) < 0.6
+        mask[0], mask[-1] = False, True
+        at = np.flatnonzero(mask)
+        told = Targets(
+            answer_id=str(number),
+            token_ids=ids[at],
+            top_ids=np.stack([at, np.full(len(at), number)], -1),
+            logprobs=-np.stack([at, ids[at]], -1).astype(np.float32),
+            tail=(number + at / 100).astype(np.float32),
+            temperature=1.0,
+            tokenizer_hash="",
+        )
+        made.append(Example(str(number), ids, mask, told if targets else None))
+    return made
 
 
 def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:

@@ -138,7 +138,7 @@ def stored(run: Path) -> int:
     path = run / "answers.sqlite"
     if not path.exists():
         return 0
-    with closing(sqlite3.connect(path)) as db:
+    with closing(sqlite3.connect(path, timeout=0)) as db:
         return db.execute("SELECT count(*) FROM answers").fetchone()[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
 
@@ -25,8 +26,16 @@ def steps_taken(walk: Walk, role: str) -> list[int]:
     return [row["step"] for row in rows if row["role"] == role and "loss" in row]
 
 
+def answers_there(walk: Walk) -> int:
+    """How many answers are stored, 0 while the process that is held still has the store locked."""
+    try:
+        return stored(walk.run)
+    except sqlite3.OperationalError:
+        return 0
+
+
 READY: Mapping[str, Callable[[Walk], bool]] = {
-    "collect": lambda walk: stored(walk.run) > 0,
+    "collect": lambda walk: answers_there(walk) > 0,
     "train": lambda walk: len(steps_taken(walk, "student")) >= SOME_STEPS,
     "control": lambda walk: len(steps_taken(walk, "control")) >= SOME_STEPS,
 }

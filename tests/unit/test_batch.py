@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +10,9 @@ import torch
 
 from limbeck.errors import InputError
 from limbeck.models.tokenizer import ChatTokenizer
-from limbeck.records import Example, Targets
 from limbeck.train.batch import Batch, check_packing, pack, steps, steps_per_epoch
 from limbeck.train.examples import render
-from small import asked, load, network, prompts
-
-LENGTHS = [12, 5, 30, 7, 7, 19, 2, 25, 11, 3]
-
-
-def examples_of(lengths: list[int], *, targets: bool = True, seed: int = 0) -> list[Example]:
-    """Random tokens, of which some are learnt: each has two targets that say whose they are."""
-    rng = np.random.default_rng(seed)
-    made: list[Example] = []
-    for number, length in enumerate(lengths):
-        ids = rng.integers(0, 64, length)
-        mask = rng.random(length) < 0.6
-        mask[0], mask[-1] = False, True
-        at = np.flatnonzero(mask)
-        told = Targets(
-            answer_id=str(number),
-            token_ids=ids[at],
-            top_ids=np.stack([at, np.full(len(at), number)], -1),
-            logprobs=-np.stack([at, ids[at]], -1).astype(np.float32),
-            tail=(number + at / 100).astype(np.float32),
-            temperature=1.0,
-            tokenizer_hash="",
-        )
-        made.append(Example(str(number), ids, mask, told if targets else None))
-    return made
+from small import LENGTHS, asked, examples_of, load, network, prompts
 
 
 def body(made: Any, batch: Batch) -> torch.Tensor:
@@ -68,14 +43,16 @@ def test_packed_logits_are_those_of_each_example_alone(kind: str, row_tokens: in
 def test_an_attention_window_shorter_than_an_example_is_refused() -> None:
     made = network("Mistral", sliding_window=20)
     check_packing(made.base_model, examples_of([19, 12, 7]))
-    with pytest.raises(InputError, match="MistralModel .* shorter than an example of 30") as caught:
+    with pytest.raises(
+        InputError, match=r"MistralModel .* shorter than an example of 30"
+    ) as caught:
         check_packing(made.base_model, examples_of(LENGTHS))
     assert "\n" not in str(caught.value)
 
 
 def test_a_state_that_runs_from_one_example_to_the_next_is_refused() -> None:
     made = network("Lfm2", layer_types=["conv", "full_attention"] * 2)
-    with pytest.raises(InputError, match="Lfm2Model .* carries a state"):
+    with pytest.raises(InputError, match=r"Lfm2Model .* carries a state"):
         check_packing(made.base_model, examples_of([9, 8]))
 
 
@@ -162,7 +139,7 @@ def test_every_example_is_taken_once_an_epoch_within_the_limits(
             numbers = [i for micro in step for i in micro]
             assert tokens(numbers) <= batch_tokens or len(numbers) == 1
             assert all(tokens(micro) <= micro_tokens or len(micro) == 1 for micro in step)
-        for one, after in zip(epoch, epoch[1:], strict=False):
+        for one, after in pairwise(epoch):
             first = after[0][0]
             assert tokens([i for micro in one for i in micro]) + lengths[first] > batch_tokens
     assert len(found[0]) == steps_per_epoch(lengths, batch_tokens, 3)

@@ -68,6 +68,6 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, file: str, how: str) -> N
         path.write_text(json.dumps({"plan": "plan", "steps": 1}))
     else:
         path.unlink()
-    with pytest.raises(InputError, match="step-0000003 is damaged .*Remove it") as caught:
+    with pytest.raises(InputError, match=r"step-0000003 is damaged .*Remove it") as caught:
         load_newest(tmp_path, "plan")
     assert "\n" not in str(caught.value)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_store import answer
 
 from limbeck.collect.store import AnswerStore
 from limbeck.errors import ServiceError
@@ -22,12 +23,11 @@ from limbeck.files import (
     whole_folder,
     write_text,
 )
-from test_store import answer
 
 ENOUGH = 64 * 2**10
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     pass
 
 
@@ -51,7 +51,7 @@ def test_a_file_appears_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
-@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("error", [BrokenError, KeyboardInterrupt, OSError])
 def test_a_file_that_fails_leaves_what_was_there(
     tmp_path: Path, old: bytes | None, error: type[BaseException]
 ) -> None:
@@ -75,7 +75,7 @@ def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("error", [Broken, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [BrokenError, KeyboardInterrupt])
 def test_a_folder_that_fails_leaves_what_was_there(
     tmp_path: Path, old: bool, error: type[BaseException]
 ) -> None:

@@ -126,7 +126,7 @@ class Biased(LlamaForCausalLM):
     """Adds to its logits behind its head."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        out = super().forward(*args, **kwargs)
+        out: Any = super().forward(*args, **kwargs)
         out.logits = out.logits + torch.linspace(0, 2, out.logits.shape[-1])
         return out
 

@@ -221,7 +221,7 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"No recipe at .*Write one with: limbeck init"):
         read_recipe(path)
     path.write_text("seed = 1\nname = = 'x'\n")
-    with pytest.raises(InputError, match="is not valid TOML: .*line 2"):
+    with pytest.raises(InputError, match=r"is not valid TOML: .*line 2"):
         read_recipe(path)
     path.write_bytes(b"name = '\xff'")
     with pytest.raises(InputError, match="cannot be read as a recipe"):

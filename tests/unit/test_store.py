@@ -73,7 +73,9 @@ def answer(prompt_id: str, text: str = "It is four.") -> Answer:
     )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(answers=st.lists(ANSWERS, max_size=4, unique_by=lambda a: a.id))
 def test_every_field_comes_back(tmp_path: Path, answers: list[Answer]) -> None:
     path = tmp_path / "answers.sqlite"
@@ -146,7 +148,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         store.add([answer("p")])
     with sqlite3.connect(path) as db:
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
-    with pytest.raises(InputError, match="written by a newer limbeck .*Upgrade limbeck"):
+    with pytest.raises(InputError, match=r"written by a newer limbeck .*Upgrade limbeck"):
         AnswerStore(path)
 
 
@@ -169,7 +171,7 @@ def test_a_damaged_store_is_named(tmp_path: Path, how: str) -> None:
         store.add(answers)
     damage(path, how)
     with (
-        pytest.raises(InputError, match="is damaged .*recover") as caught,
+        pytest.raises(InputError, match=r"is damaged .*recover") as caught,
         AnswerStore(path) as store,
     ):
         store.get([a.id for a in answers])

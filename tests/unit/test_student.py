@@ -21,8 +21,7 @@ from limbeck.train.student import (
     start_from_layers,
     start_from_model,
 )
-from small import asked, load, log_softmax, network, prompts, save
-from test_batch import LENGTHS, examples_of
+from small import LENGTHS, asked, examples_of, load, log_softmax, network, prompts, save
 from tiny import make_tokenizer
 
 # Two kinds of attention layers with rotary embeddings of their own.
@@ -182,13 +181,18 @@ def section(**size: Any) -> StudentSection:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_as_many_layers_as_the_parameters_have_room_for(tied: bool) -> None:
-    wide: dict[str, Any] = {"vocab_size": 4000, "hidden_size": 96, "intermediate_size": 400}
-    wide |= {"tie_word_embeddings": tied, "num_hidden_layers": 5}
-    sizes = [
-        sum(p.numel() for p in network(**wide | {"num_hidden_layers": n}).parameters())
-        for n in range(1, 6)
-    ]
-    made = network(**wide)
+
+    def wide(layers: int) -> Any:
+        return network(
+            vocab_size=4000,
+            hidden_size=96,
+            intermediate_size=400,
+            tie_word_embeddings=tied,
+            num_hidden_layers=layers,
+        )
+
+    sizes = [sum(p.numel() for p in wide(n).parameters()) for n in range(1, 6)]
+    made = wide(5)
     for layers, size in enumerate(sizes, 1):
         room = f"{np.ceil(size / 1e4) / 100:.2f}M"
         assert layers_wanted(section(parameters=room), made) == layers

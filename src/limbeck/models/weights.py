@@ -8,6 +8,7 @@ import os
 import re
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,8 @@ def _on_hub(source: str, revision: str | None) -> Weights:
 
 def _dequantise(file: Path, into: Path) -> None:
     """Turn a GGUF into float32 safetensors with its tokenizer and chat template."""
+    if absent := [name for name in ("gguf", "accelerate") if find_spec(name) is None]:
+        raise InputError(f"Reading a GGUF needs {', '.join(absent)}: pip install 'limbeck[gguf]'")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
