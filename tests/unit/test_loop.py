@@ -16,10 +16,10 @@ from torch import Tensor
 from limbeck.errors import InputError, ServiceError
 from limbeck.progress import Meter
 from limbeck.recipe import StudentSection, TrainSection
-from limbeck.records import Example, Role
+from limbeck.records import Example
 from limbeck.train.batch import steps as steps_of
 from limbeck.train.examples import render
-from limbeck.train.loop import Learner, Lesson, learning_rate, plan_steps, train
+from limbeck.train.loop import Learner, Learns, Lesson, learning_rate, plan_steps, train
 from limbeck.train.student import start_from_layers
 from small import asked, load, network, prompts, save
 
@@ -39,7 +39,7 @@ class School(NamedTuple):
     examples: list[Example]
     held_out: list[Example]
 
-    def lesson(self, role: Role = "student", steps: int = 5, **keys: Any) -> Lesson:
+    def lesson(self, role: Learns = "student", steps: int = 5, **keys: Any) -> Lesson:
         usual = {"steps": steps, "batch_tokens": 220, "micro_tokens": 100, "row_tokens": 64}
         usual |= {"precision": "float32", "learning_rate": 2e-3}
         section = TrainSection.model_validate(usual | keys)
@@ -121,7 +121,7 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor], loose: float) -> No
     ],
 )
 def test_a_step_is_the_mean_over_its_tokens_however_it_is_cut(
-    school: School, role: Role, keys: dict[str, Any]
+    school: School, role: Learns, keys: dict[str, Any]
 ) -> None:
     numbers = list(range(8))
     whole = school.lesson(role, clip=1e9, **keys)
@@ -169,7 +169,7 @@ def test_stopping_anywhere_changes_no_bit(
     ends_as: type[BaseException],
 ) -> None:
     steps = 4
-    often = {"checkpoint_seconds": 1e-9} if how is crash else {}
+    often: dict[str, Any] = {"checkpoint_seconds": 1e-9} if how is crash else {}
     lesson = school.lesson(steps=steps, precision=precision, **often)
     done = train(lesson, tmp_path / "whole", tmp_path / "whole.jsonl", torch.float32)
     assert done.step == steps

@@ -60,7 +60,11 @@ METRICS: Mapping[str, Metric] = {
     "tokens_per_s": Metric("Writing speed", "tokens/s", "Answer tokens written a second."),
     "answers_per_s": Metric("Answering speed", "answers/s", "Whole answers written a second."),
     "parameters": Metric("Parameters", "count", "Numbers that the model consists of."),
-    "bytes": Metric("Size of the weights", "bytes", "What the weights take, as stored."),
+    "bytes": Metric(
+        "Size of the weights",
+        "bytes",
+        "What the weights take at the precision of the exported student, for all models alike.",
+    ),
 }
 
 
