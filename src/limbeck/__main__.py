@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -9,13 +10,6 @@ import sys
 from limbeck.errors import GateError, LimbeckError
 
 INTERRUPTED = 130
-MISPLACED = (
-    FileExistsError,
-    FileNotFoundError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,7 +52,7 @@ def run(arguments: list[str]) -> int:
         if error.filename is None:
             raise
         text = f"{error.filename}: {error.strerror}"
-        return _said(text, 2 if isinstance(error, MISPLACED) else 3, as_json)
+        return _said(text, 3 if error.errno == errno.EIO else 2, as_json)
     return 0
 
 

@@ -120,10 +120,11 @@ _QUIET = frozenset({"decision", "fingerprint", "sha256", "method", "layers_kept"
 def resolve(target: Path, folder: Path | None) -> tuple[Recipe, Path]:
     """The recipe and the run folder meant by `target`, a recipe file or a run folder."""
     if target.is_dir():
-        saved = target / "recipe.toml"
-        if not saved.exists():
-            raise InputError(f"{target} is no run folder: it has no recipe.toml")
-        return read_recipe(saved), target
+        if not _is_run_folder(target):
+            raise InputError(
+                f"{target} is no run folder. Give a recipe (.toml), or a run's folder."
+            )
+        return read_recipe(target / "recipe.toml"), target
     recipe = read_recipe(target)
     return recipe, folder or Path("runs") / recipe.name
 
@@ -146,14 +147,19 @@ def open_run(recipe: Recipe, folder: Path) -> Iterator[Run]:
 
 
 def _refuse_strangers(folder: Path) -> None:
-    names = sorted(p.name for p in folder.iterdir())
     ours = re.compile(r"\.lock|\.recipe\.toml\..*\.part")
-    strangers = [name for name in names if not ours.fullmatch(name)]
-    if strangers and "recipe.toml" not in strangers:
+    strangers = sorted(p.name for p in folder.iterdir() if not ours.fullmatch(p.name))
+    if strangers and not _is_run_folder(folder):
         raise InputError(
-            f"{folder} holds {strangers[0]!r} but no recipe.toml: not a run folder. "
+            f"{folder} is not a run folder: it holds {strangers[0]!r}, which is not ours. "
             "Name an empty one with --run."
         )
+
+
+def _is_run_folder(folder: Path) -> bool:
+    """Whether a run was begun here; a recipe alone may lie among its author's own files."""
+    begun = (folder / ".lock").exists() or (folder / "manifest.json").exists()
+    return begun and (folder / "recipe.toml").exists()
 
 
 def _claim(run: Run) -> None:

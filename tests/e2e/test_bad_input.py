@@ -36,6 +36,10 @@ NewWalk = Callable[..., Walk]
         ({"student": {"layers": 2, "parameters": "1M"}}, ["layers or parameters"]),
         ({"permit": {"purpose": "profit"}}, ["permit.purpose", "'product'"]),
         ({"teacher": {"model": "no/such/folder/here"}}, ["no/such/folder/here"]),
+        ({"teacher": {"model": "pypi:no-such-package-4f1c"}}, ["no-such-package-4f1c"]),
+        ({"teacher": {"model": "nobody/nothing"}}, ["nobody/nothing"]),
+        ({"teacher": {"model": "x" * 300}}, ["xxx"]),
+        ({"prompts": {"held_out": "nowhere.jsonl"}}, ["nowhere.jsonl"]),
     ],
 )
 def test_wrong_key_or_value(walk: NewWalk, wrong: dict[str, Any], named: list[str]):
@@ -237,6 +241,7 @@ def test_chat_without_a_student_or_a_prompt(walk: NewWalk, arguments: list[str],
     there = walk()
     there.run.mkdir(parents=True)
     shutil.copy(there.recipe, there.run)
+    (there.run / ".lock").touch()
     assert named in complaint(there.limbeck("chat", *arguments), 2)
 
 

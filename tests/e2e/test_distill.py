@@ -132,6 +132,7 @@ def test_second_walk_does_nothing(finished: Finished, target: str):
     assert not packages.intersection(HEAVY)
 
 
+@pytest.mark.slow
 def test_stages_stop_where_they_should_and_repeat_the_student(
     walk: Callable[..., Walk], finished: Finished
 ):
@@ -157,6 +158,7 @@ def test_stages_stop_where_they_should_and_repeat_the_student(
     assert hashes(there.run / "student") == hashes(finished[0].run / "student")
 
 
+@pytest.mark.slow
 def test_more_prompts_ask_only_for_themselves(copied: Walk):
     new = [f"What is {a} plus {b}?" for a in ("eight", "nine") for b in ("zero", "one", "two")]
     more = copied.folder / "prompts.jsonl"

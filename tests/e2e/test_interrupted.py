@@ -13,6 +13,7 @@ import pytest
 from walking import STAGES, Done, Walk, hashes, last_line, parts, stored
 
 STOPPED = ("collect", "targets", "student", "train", "control", "validate", "export")
+INTERRUPTED = (130, -signal.SIGINT)  # both are 130 to a shell, and Python may choose the second
 STEPS, SOME_STEPS, TRIES = 20, 4, 5
 
 pytestmark = pytest.mark.slow
@@ -112,7 +113,7 @@ def test_killed_in_every_stage(walk: Callable[..., Walk], finished: tuple[Walk, 
 def test_interrupted_in_every_stage(walk: Callable[..., Walk], finished: tuple[Walk, Done]):
     there = walk()
     for stage, (code, errors) in stop_everywhere(there, signal.SIGINT).items():
-        assert code == 130, stage
+        assert code in INTERRUPTED, stage
         assert last_line(errors) == "Interrupted. Run the same command to go on.", stage
     for role in ("student", "control"):
         assert steps_taken(there, role) == list(range(1, STEPS + 1))
