@@ -65,6 +65,7 @@ def train(lesson: Lesson, folder: Path, metrics: Path, dtype: torch.dtype) -> ch
     A kill loses the steps since the last checkpoint; they are taken again with the same outcome.
     """
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over every new tensor
     torch.manual_seed(lesson.seed)
     folder.mkdir(parents=True, exist_ok=True)
     learner = Learner(lesson)
