@@ -120,10 +120,8 @@ _QUIET = frozenset({"decision", "fingerprint", "sha256", "method", "layers_kept"
 def resolve(target: Path, folder: Path | None) -> tuple[Recipe, Path]:
     """The recipe and the run folder meant by `target`, a recipe file or a run folder."""
     if target.is_dir():
-        if not _is_run_folder(target):
-            raise InputError(
-                f"{target} is no run folder. Give a recipe (.toml), or a run's folder."
-            )
+        if lacking := _lacking(target):
+            raise InputError(f"{target} is no run folder: it has no {lacking}")
         return read_recipe(target / "recipe.toml"), target
     recipe = read_recipe(target)
     return recipe, folder or Path("runs") / recipe.name
@@ -149,17 +147,22 @@ def open_run(recipe: Recipe, folder: Path) -> Iterator[Run]:
 def _refuse_strangers(folder: Path) -> None:
     ours = re.compile(r"\.lock|\.recipe\.toml\..*\.part")
     strangers = sorted(p.name for p in folder.iterdir() if not ours.fullmatch(p.name))
-    if strangers and not _is_run_folder(folder):
+    if strangers and (lacking := _lacking(folder)):
         raise InputError(
-            f"{folder} is not a run folder: it holds {strangers[0]!r}, which is not ours. "
+            f"{folder} holds {strangers[0]!r} but no {lacking}: not a run folder. "
             "Name an empty one with --run."
         )
 
 
-def _is_run_folder(folder: Path) -> bool:
-    """Whether a run was begun here; a recipe alone may lie among its author's own files."""
+def _lacking(folder: Path) -> str:
+    """What a run folder has and this one has not; "" if nothing.
+
+    A recipe alone does not make one: it may lie among its author's own files, prompts.jsonl too.
+    """
+    if not (folder / "recipe.toml").exists():
+        return "recipe.toml"
     begun = (folder / ".lock").exists() or (folder / "manifest.json").exists()
-    return begun and (folder / "recipe.toml").exists()
+    return "" if begun else "manifest.json"
 
 
 def _claim(run: Run) -> None:
