@@ -15,12 +15,14 @@ app = App(
     version=__version__,
     help="""Distil a large language model into a small one, and prove what it kept.
 
-Start with: `limbeck init recipe.toml`, then `limbeck distill recipe.toml`.
+Start with: limbeck init recipe.toml, then limbeck distill recipe.toml
 
-Every command goes on where an earlier one stopped. Exit codes: 0 done, 1 the verdict or the
-permission says no, 2 the input is wrong, 3 a model, disk or service failed, 130 interrupted.
+Every command goes on where an earlier one stopped.
+
+Exit codes: 0 done, 1 the verdict or permission says no, 2 the input is wrong,
+3 a model, disk or service failed, 130 interrupted.
 """,
-    help_format="markdown",
+    help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
 
@@ -39,7 +41,7 @@ def init(
 ) -> None:
     """Write a commented recipe to start from.
 
-    Example: `limbeck init recipe.toml`
+    Example: limbeck init recipe.toml
     """
     from limbeck.errors import InputError
     from limbeck.files import write_text
@@ -55,7 +57,7 @@ def init(
 def distill(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None:
     """Walk all the way: permission, answers, targets, student, verdict, export, report.
 
-    Example: `limbeck distill recipe.toml`
+    Example: limbeck distill recipe.toml
     """
     _walk(recipe, run, "report", json_)
 
@@ -64,7 +66,7 @@ def distill(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> Non
 def collect(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None:
     """Ask the teacher, and store its answers and their distributions.
 
-    Example: `limbeck collect recipe.toml`
+    Example: limbeck collect recipe.toml
     """
     _walk(recipe, run, "targets", json_)
 
@@ -73,7 +75,7 @@ def collect(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> Non
 def train(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None:
     """Train the student, and the control that it is compared with.
 
-    Example: `limbeck train runs/support-replies`
+    Example: limbeck train runs/support-replies
     """
     _walk(recipe, run, "control", json_)
 
@@ -82,7 +84,7 @@ def train(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None:
 def validate(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None:
     """Test the student against teacher and control; exit code 1 if the verdict is no.
 
-    Example: `limbeck validate runs/support-replies --json`
+    Example: limbeck validate runs/support-replies --json
     """
     _walk(recipe, run, "validate", json_)
 
@@ -91,7 +93,7 @@ def validate(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> No
 def export(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None:
     """Write the student as a model folder with its card.
 
-    Example: `limbeck export runs/support-replies`
+    Example: limbeck export runs/support-replies
     """
     _walk(recipe, run, "export", json_)
 
@@ -100,7 +102,7 @@ def export(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None
 def report(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None:
     """Write report.html, one file that opens in any browser.
 
-    Example: `limbeck report runs/support-replies`
+    Example: limbeck report runs/support-replies
     """
     _walk(recipe, run, "report", json_)
 
@@ -118,7 +120,7 @@ def chat(
 ) -> None:
     """Talk to the student.
 
-    Example: `limbeck chat runs/support-replies --beside`
+    Example: limbeck chat runs/support-replies --beside
     """
     from limbeck.chat import converse
 

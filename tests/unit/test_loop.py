@@ -24,6 +24,7 @@ from limbeck.train.student import start_from_layers
 from small import asked, load, network, prompts, save
 
 TIMES = ("seconds", "tokens_per_s")
+NARROW = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0}
 
 
 class Silent:
@@ -135,6 +136,14 @@ def test_a_step_is_the_mean_over_its_tokens_however_it_is_cut(
             assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
             assert row["kl"] == (pytest.approx(kl, rel=1e-4) if role == "student" else None)
             same(gradient, wanted, 1e-5)
+
+
+def test_a_network_that_reads_packed_rows_wrongly_is_refused(
+    school: School, tmp_path: Path
+) -> None:
+    narrow = save(network("Qwen2", vocab_size=312, **NARROW), tmp_path / "narrow")
+    with pytest.raises(InputError, match="attention window is shorter than an example"):
+        Learner(school._replace(start=narrow).lesson())
 
 
 def stop_after(step: int, how: Callable[[], object], patch: pytest.MonkeyPatch) -> None:
