@@ -1,7 +1,7 @@
-"""A tiny chat model of our own, trained in seconds: small enough for any test, real enough to speak.
+"""A tiny chat model of our own, trained in seconds: small, and real enough to speak.
 
-It has learnt by heart to answer `What is K plus J?` for small K and J, so it ends its answers and is
-sure of some tokens and less sure of others, as a teacher is.
+It has learnt by heart to answer `What is K plus J?` for small K and J, so it ends its answers and
+is sure of some tokens and less sure of others, as a teacher is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen".split()
+WORDS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen"),
+)
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

@@ -65,7 +65,8 @@ def train(lesson: Lesson, folder: Path, metrics: Path, dtype: torch.dtype) -> ch
     A kill loses the steps since the last checkpoint; they are taken again with the same outcome.
     """
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a pass over every new tensor
+    # Else every new tensor is first filled.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.manual_seed(lesson.seed)
     folder.mkdir(parents=True, exist_ok=True)
     learner = Learner(lesson)
