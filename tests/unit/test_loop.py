@@ -19,7 +19,8 @@ from limbeck.recipe import StudentSection, TrainSection
 from limbeck.records import Example
 from limbeck.train.batch import steps as steps_of
 from limbeck.train.examples import render
-from limbeck.train.loop import Learner, Learns, Lesson, learning_rate, plan_steps, train
+from limbeck.train.learner import Learner, Learns, Lesson, learning_rate
+from limbeck.train.loop import plan_steps, train
 from limbeck.train.student import start_from_layers
 from small import asked, load, network, prompts, save
 
