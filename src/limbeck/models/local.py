@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import InputError, ServiceError, first_line
-from limbeck.models.decode import Request, decode
+from limbeck.models.decode import Request, decode, prefilled
 from limbeck.models.head import Head
 from limbeck.models.outcomes import sparse_targets
 from limbeck.models.protocol import QUIET, Asked, OnTokens
@@ -224,12 +224,15 @@ class LocalModel:
             start = stop
 
     def _states(self, rows: list[tuple[list[int], list[int]]]) -> Tensor:
-        width = max(len(p) + len(a) for p, a in rows)
+        here = device()
+        cache, shared = prefilled(self.network, [prompt[:-1] for prompt, _ in rows])
+        width = max(len(p) + len(a) for p, a in rows) - shared
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         wanted = torch.zeros(len(rows), width, dtype=torch.bool)
         for row, (prompt, answer) in enumerate(rows):
-            ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-            wanted[row, len(prompt) - 1 : len(prompt) + len(answer) - 1] = True
-        here = device()
-        states = self.head.body(input_ids=ids.to(here), use_cache=False).last_hidden_state
+            first = len(prompt) - shared
+            ids[row, : first + len(answer)] = torch.tensor(prompt[shared:] + answer)
+            wanted[row, first - 1 : first + len(answer) - 1] = True
+        past = {"past_key_values": cache, "use_cache": True} if shared else {"use_cache": False}
+        states = self.head.body(input_ids=ids.to(here), **past).last_hidden_state
         return states[wanted.to(here)]
