@@ -112,7 +112,8 @@ class Walk:
     @property
     def _targets_key(self) -> str:
         section = self.recipe.train
-        return key_of("targets", self._collect_key, section.top_k, section.temperature)
+        kept = (section.top_k, section.tail_samples, section.temperature)
+        return key_of("targets", self._collect_key, *kept)
 
     @property
     def _student_key(self) -> str:
@@ -381,6 +382,7 @@ class Walk:
             template=tokenizer.template_hash,
             vocabulary=len(tokenizer.inner),
             top_k=section.top_k,
+            tail_samples=section.tail_samples,
             temperature=section.temperature,
         )
         return TargetsFolder(self.folder / "targets", binding)

@@ -104,7 +104,10 @@ class TrainSection(Section):
     temperature: float = Field(
         default=1.0, gt=0, description="both distributions are softened by it"
     )
-    top_k: int = Field(default=32, ge=1, description="teacher log-probabilities kept a token")
+    top_k: int = Field(default=8, ge=1, description="teacher log-probabilities kept a token")
+    tail_samples: int = Field(
+        default=12, ge=0, description="tokens drawn from the rest; only forward_kl uses them"
+    )
     text_weight: float = Field(default=0.0, ge=0, description="weight of cross-entropy on the text")
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, ge=1)

@@ -105,11 +105,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """The teacher's distribution over each token of one answer, top-k with its tail.
+    """The teacher's distribution over each token of one answer: top-k, its tail, draws from it.
 
-    With T answer tokens and K kept: `token_ids` int64 (T,), `top_ids` int64 (T, K), `logprobs`
-    float32 (T, K) in nats, `tail` float32 (T,), the probability of everything outside the K.
-    `exp(logprobs).sum(-1) + tail` is 1. Dense targets are K = V with a tail of 0.
+    With T answer tokens, K kept and S drawn: `token_ids` int64 (T,), `top_ids` int64 (T, K),
+    `logprobs` float32 (T, K) in nats, `tail` float32 (T,), the probability of everything outside
+    the K; `tail_ids` int64 (T, S), tokens drawn from there, some perhaps more than once;
+    `tail_entropy` float32 (T,), −Σ p·log p over everything outside the K, in nats.
+    `exp(logprobs).sum(-1) + tail` is 1. `exp(logprobs)` on the K and tail/S on each of the S is an
+    unbiased estimate of the whole distribution, so that its forward KL to q is estimated by
+    Σ_K p·(log p − log q) − Σ_S tail/S·log q − tail_entropy. With S = 0 the tail is one bucket;
+    dense targets are K = V with a tail of 0.
     """
 
     answer_id: str
@@ -117,6 +122,23 @@ class Targets:
     top_ids: NDArray[np.int64]
     logprobs: NDArray[np.float32]
     tail: NDArray[np.float32]
+    tail_ids: NDArray[np.int64]
+    tail_entropy: NDArray[np.float32]
+    temperature: float
+    tokenizer_hash: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedTargets:
+    """The same as it is stored: `rows` of a shard's `tensors`, which its answers share.
+
+    What the tensors hold stands in `collect/packing.py`, which unpacks a batch of these at once.
+    """
+
+    answer_id: str
+    tensors: Mapping[str, NDArray[Any]]
+    rows: slice
+    vocabulary: int
     temperature: float
     tokenizer_hash: str
 
@@ -132,7 +154,7 @@ class Example:
     answer_id: str
     token_ids: NDArray[np.int64]
     loss_mask: NDArray[np.bool_]
-    targets: Targets | None
+    targets: Targets | PackedTargets | None
 
 
 @dataclass(frozen=True, slots=True)

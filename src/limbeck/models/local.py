@@ -14,7 +14,7 @@ from torch import Tensor
 from limbeck.errors import InputError, ServiceError, first_line
 from limbeck.models.decode import Request, decode, prefilled
 from limbeck.models.head import Head
-from limbeck.models.outcomes import sparse_targets
+from limbeck.models.outcomes import sampled_targets, tail_offsets
 from limbeck.models.protocol import QUIET, Asked, OnTokens
 from limbeck.models.tokenizer import ChatTokenizer
 from limbeck.models.weights import Weights, ordinary_folder
@@ -176,30 +176,46 @@ class LocalModel:
         )
 
     @torch.inference_mode()
-    def score(self, asked: Sequence[Asked], top_k: int, temperature: float) -> Iterator[Targets]:
-        """Top-k log-probabilities and tail mass for each token of each answer, in order.
+    def score(
+        self, asked: Sequence[Asked], top_k: int, temperature: float, tail_samples: int = 0
+    ) -> Iterator[Targets]:
+        """Top-k log-probabilities, tail mass and draws for each token of each answer, in order.
 
         Rows are padded on the right: under causal attention no answer token sees the padding.
+        Draws are decided by the answer's id, in whatever batch it is scored. Raises InputError
+        naming the prompt where the logits are not numbers.
         """
         for batch, states in self.answer_states(asked):
+            offsets = [tail_offsets(answer.id, len(answer.token_ids)) for _, answer in batch]
+            drawing = torch.from_numpy(np.concatenate(offsets)).to(states.device)
             parts = [
-                [t.cpu().numpy() for t in sparse_targets(self.head(rows), top_k, temperature)]
-                for rows in states.split(HEAD_ROWS)
+                sampled_targets(self.head(rows), top_k, temperature, tail_samples, offset)
+                for rows, offset in zip(
+                    states.split(HEAD_ROWS), drawing.split(HEAD_ROWS), strict=True
+                )
             ]
-            ids, logprobs, tail = (np.concatenate(column) for column in zip(*parts, strict=True))
+            columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
             start = 0
-            for _, answer in batch:
+            for prompt, answer in batch:
                 stop = start + len(answer.token_ids)
+                ids, logprobs, tail, tail_ids, entropy = (c[start:stop] for c in columns)
+                start = stop
+                if np.isnan(logprobs).any():
+                    raise InputError(
+                        f"{prompt.source}: {self.name} gives logits that are not numbers. Its "
+                        'weights are damaged, or overflow: try train.precision = "float32".'
+                    )
                 yield Targets(
                     answer_id=answer.id,
                     token_ids=np.array(answer.token_ids, np.int64),
-                    top_ids=ids[start:stop],
-                    logprobs=logprobs[start:stop],
-                    tail=tail[start:stop],
+                    top_ids=ids,
+                    logprobs=logprobs,
+                    tail=tail,
+                    tail_ids=tail_ids,
+                    tail_entropy=entropy,
                     temperature=temperature,
                     tokenizer_hash=self.tokenizer.hash,
                 )
-                start = stop
 
     def log_probabilities(self, states: Tensor) -> Tensor:
         """Log-probabilities (N, V) in float32 from final states (N, hidden)."""
