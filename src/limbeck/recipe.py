@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from limbeck.errors import InputError
 from limbeck.records import Purpose, Sampling, identity
 
-Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl"]
+Divergence = Literal[
+    "forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "adaptive_kl"
+]
 
 
 class Section(BaseModel):
@@ -99,7 +101,10 @@ class TrainSection(Section):
         default=0.5, gt=0, lt=1, description="jsd: weight of the teacher in the mixture"
     )
     skew: float = Field(
-        default=0.1, ge=0, lt=1, description="skew_kl: teacher's share in the mixture"
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="skew_kl: teacher's share in the mixture; skew_reverse_kl: student's",
     )
     temperature: float = Field(
         default=1.0, gt=0, description="both distributions are softened by it"

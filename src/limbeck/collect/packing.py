@@ -92,6 +92,19 @@ def together(targets: Sequence[Targets | PackedTargets]) -> Arrays:
     return {name: np.concatenate([getattr(t, name) for t in targets]) for name in ARRAYS}
 
 
+def unpacked(targets: Targets | PackedTargets) -> Targets:
+    """One answer's targets as plain arrays."""
+    if isinstance(targets, Targets):
+        return targets
+    arrays = together([targets])
+    return Targets(
+        targets.answer_id,
+        **arrays,
+        temperature=targets.temperature,
+        tokenizer_hash=targets.tokenizer_hash,
+    )
+
+
 def token_ids(tensors: Mapping[str, NDArray[Any]], vocabulary: int) -> NDArray[np.int64]:
     """All entries' ids, int64 (T, 1+K+S)."""
     ids = tensors["ids"].astype(np.int64)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.collect.packing import unpacked
 from limbeck.errors import GateError
 from limbeck.records import Example
 from limbeck.train.oracle import Alone, Rule, mistakes, token_losses
@@ -95,12 +96,11 @@ def check(
 
 
 def _cut(example: Example, learnt: int) -> Example:
-    """The example up to its `learnt`-th learnt token, its targets cut alike."""
-    at = np.flatnonzero(example.loss_mask)
-    if len(at) <= learnt:
-        return example
-    end, told = int(at[learnt - 1]) + 1, example.targets
+    """The example up to its `learnt`-th learnt token, its targets unpacked and cut alike."""
+    at = np.flatnonzero(example.loss_mask)[:learnt]
+    end, told = int(at[-1]) + 1, example.targets
     if told is not None:
+        told = unpacked(told)
         rows = {f.name: getattr(told, f.name) for f in fields(told)}
         arrays = {k: v[:learnt] for k, v in rows.items() if isinstance(v, np.ndarray)}
         told = replace(told, **arrays)
