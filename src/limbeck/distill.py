@@ -100,6 +100,10 @@ class Walk:
             trust_remote_code=section.trust_remote_code,
         )
 
+    @property
+    def _live(self) -> bool:
+        return self.recipe.train.teacher == "live"
+
     def _store(self) -> AnswerStore:
         return AnswerStore(self.folder / "answers.sqlite")
 
@@ -190,6 +194,9 @@ class Walk:
 
     def targets(self) -> None:
         """The teacher's distribution over every kept answer, held-out ones too."""
+        if self._live:
+            say(f"{'targets':>9}  none: the teacher runs beside the student")
+            return
         key = self._targets_key
         if self._skipped("targets", key, self.folder / "targets" / "index.jsonl"):
             return
@@ -229,7 +236,8 @@ class Walk:
         from limbeck.models.local import compute_dtype, dtype_of
         from limbeck.train.loop import train
 
-        self.__dict__.pop("teacher", None)  # its memory is wanted now
+        if not self._live:
+            self.__dict__.pop("teacher", None)  # its memory is wanted now
         lesson = self._lesson(role)
         with self.run.work(stage, key) as facts:
             done = train(
@@ -246,21 +254,22 @@ class Walk:
         from limbeck.train.learner import Lesson
         from limbeck.train.loop import plan_steps
 
-        start, section = self.folder / "checkpoints" / "start", self.recipe.train
+        start = self.folder / "checkpoints" / "start"
         asked, kept_back = self.asked("train"), self.asked("held_out")
-        found = self._targets_folder().read([*asked, *kept_back])
+        found = None if self._live else self._targets_folder().read([*asked, *kept_back])
         tokenizer = ChatTokenizer(start)
         examples = render(asked, tokenizer, found)
+        held_out = render(kept_back, tokenizer, found)
+        teacher = self.teacher if self._live else None
+        section, seed = self.recipe.train, self.recipe.seed
+        lesson = Lesson(role, start, examples, held_out, section, seed, 1, teacher)
         plan = self.folder / "checkpoints" / "plan.json"
         key = self._train_key("student")
         known = json.loads(plan.read_text()) if plan.exists() else {}
         if known.get("key") != key:
-            steps = plan_steps(section, examples, start, self.recipe.seed)
-            write_text(plan, json.dumps({"key": key, "steps": steps}) + "\n")
-        else:
-            steps = known["steps"]
-        held_out = render(kept_back, tokenizer, found)
-        return Lesson(role, start, examples, held_out, section, self.recipe.seed, steps)
+            known = {"key": key, "steps": plan_steps(replace(lesson, role="student"))}
+            write_text(plan, json.dumps(known) + "\n")
+        return replace(lesson, steps=known["steps"])
 
     def validate(self) -> None:
         """Student against teacher and control on held-out prompts: `verdict.json`."""

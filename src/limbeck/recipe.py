@@ -109,6 +109,10 @@ class TrainSection(Section):
     temperature: float = Field(
         default=1.0, gt=0, description="both distributions are softened by it"
     )
+    teacher: Literal["stored", "live"] = Field(
+        default="stored",
+        description="stored: answers are scored once, sparsely; live: it runs beside the student",
+    )
     top_k: int = Field(default=8, ge=1, description="teacher log-probabilities kept a token")
     tail_samples: int = Field(
         default=12, ge=0, description="tokens drawn from the rest; only forward_kl uses them"

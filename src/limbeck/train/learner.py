@@ -27,7 +27,7 @@ from limbeck.train.batch import Batch, check_packing, pack, steps
 from limbeck.train.fused import Fused, fused_loss
 from limbeck.train.masters import Masters
 from limbeck.train.oracle import Rule
-from limbeck.train.selfcheck import check, lever
+from limbeck.train.selfcheck import check, lever, with_teacher
 from limbeck.train.teacher import Live, Sparse, TargetError
 
 Learns: TypeAlias = Literal["student", "control"]
@@ -122,6 +122,8 @@ class Learner:
         """
         section = self.section
         first = [self.lesson.examples[i] for i in next(self.steps())[0]]
+        if self.lesson.teacher is not None:
+            first = with_teacher(first, self.lesson.teacher, section.temperature)
 
         def step(micros: Sequence[Sequence[Example]]) -> tuple[float, Tensor]:
             loss = self._gather(micros)[0]
