@@ -176,7 +176,7 @@ class Reason:
         model: Its name, as a recorded permission has to repeat it.
         role: What it did: teacher, user, paraphraser, judge.
         kind: How it was reached: weights, api, consumer, resale.
-        entry: The register's entry; "recorded" for somebody's word, "" where nothing was found.
+        entry: The register's entry; "recorded permission", or "" where nothing was found.
         title: What people call the text.
         decision: What this text alone comes to.
         clause: In our own words.

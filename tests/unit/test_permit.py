@@ -282,6 +282,11 @@ def test_a_purpose_that_is_none_is_refused():
         ask("mit", "fun")
 
 
+def test_nothing_is_decided_about_nobody():
+    with pytest.raises(InputError, match="no model"):
+        decide([], "product")
+
+
 # Two texts, two facts
 
 

@@ -181,7 +181,7 @@ def test_a_recorded_permission_passes_and_leaves_its_trace(tmp_path: Path):
     assert told["decision"] == "allow"
     assert [(r["entry"], r["decision"]) for r in told["reasons"]] == [
         ("grok-2", "deny"),
-        ("recorded", "allow"),
+        ("recorded permission", "allow"),
     ]
     assert told["reasons"][1]["sha256"] == digest
     assert digest in told["clause"] and "Ada Lovelace" in told["source"]

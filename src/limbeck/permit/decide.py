@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from typing import Final, TypeAlias
@@ -13,7 +13,7 @@ from limbeck.permit.register import PURPOSES, Entry, Kind, Register, register
 from limbeck.records import Decision, Distribution, Permission, Purpose, Reason, identity
 
 STRICTNESS: Final[tuple[Decision, ...]] = ("allow", "conditional", "unknown", "deny")
-RECORDED: Final = "recorded"
+RECORDED: Final = "recorded permission"
 _GIVEN_OUT: Final[dict[Distribution, str]] = {
     "none": "to stay in the house",
     "weights": "to be given out as weights",
@@ -51,7 +51,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class _Facts:
     """What the student is for; None where nobody has said."""
 
     purpose: Purpose
@@ -95,26 +95,24 @@ def decide(
         raise InputError(f"purpose {purpose!r} is none of: {', '.join(PURPOSES)}")
     if not routes:
         raise InputError("no model to decide about: the rows need a teacher at least")
-    day, facts = today or date.today(), Facts(purpose, competes, distribution)
+    day, facts = today or date.today(), _Facts(purpose, competes, distribution)
     texts = texts or register()
-    found = {route: _reasons(route, facts, day, texts) for route in routes}
-    words = _words(recorded, found, purpose, day) if recorded else {}
-    reasons = [
-        reason
-        for route, judged in found.items()
-        for reason in (*(reason for reason, _ in judged), *words.get(route, ()))
-    ]
-    labels = [_label(route, [reason for reason, _ in judged]) for route, judged in found.items()]
-    missing = [
-        question
-        for route, judged in found.items()
-        for _, questions in judged
-        for question in questions
-        if route not in words
-    ]
+    known = tuple(dict.fromkeys(routes))
+    words = _words(recorded, known, purpose, day) if recorded else {}
+    reasons: list[Reason] = []
+    labels: list[str] = []
+    missing: list[str] = []
+    for route in known:
+        judged = [_judged(route, text, facts, day) for text in _speaking(route, texts)]
+        labels.append(_label(route, [reason for reason, _ in judged]))
+        reasons += [reason for reason, _ in judged]
+        if route in words:
+            reasons.append(words[route])
+        else:
+            missing += [question for _, questions in judged for question in questions]
     permission = _summed(reasons, labels, missing, purpose)
-    known = [asdict(route) for route in found]
-    return replace(permission, id=identity("permission", known, asdict(permission)))
+    told = [asdict(route) for route in known]
+    return replace(permission, id=identity("permission", told, asdict(permission)))
 
 
 def by_model(reasons: Sequence[Reason]) -> dict[tuple[str, str], tuple[Decision, list[Reason]]]:
@@ -142,20 +140,12 @@ def _strictest(decisions: Sequence[Decision]) -> Decision:
     return max(decisions, key=STRICTNESS.index)
 
 
-_Judged: TypeAlias = tuple[Reason, tuple[str, ...]]
-"""What a text says, and the facts that would settle it."""
+_Text: TypeAlias = tuple[Entry | None, str]
+"""A text of the register, None where it was not read, and where it is said to be the one."""
 
 
-def _reasons(route: Route, facts: Facts, day: date, texts: Register) -> list[_Judged]:
-    """What each text that speaks of this route says."""
-    return [
-        _judged(route, entry, facts, day, stated_in) if entry else (_nothing_read(route), ())
-        for entry, stated_in in _speaking(route, texts)
-    ]
-
-
-def _speaking(route: Route, texts: Register) -> list[tuple[Entry | None, str]]:
-    """The texts that speak of a route, and where each is said to be the one; None: not read."""
+def _speaking(route: Route, texts: Register) -> list[_Text]:
+    """The texts that speak of a route."""
     if route.kind in ("api", "consumer"):
         return [(texts.terms(route.provider, route.model), "")]
     by_name = _of_family(route.model, texts)
@@ -170,14 +160,18 @@ def _speaking(route: Route, texts: Register) -> list[tuple[Entry | None, str]]:
     return both[:1] if by_name and by_name[0] is stated else both
 
 
-def _of_family(model: str, texts: Register) -> tuple[Entry, str] | None:
+def _of_family(model: str, texts: Register) -> _Text | None:
     """The licence of weights that are known by their hub id; a bare name may be anybody's."""
     family = texts.family_of(model) if "/" in model else None
     entry = texts.licence(family.licence) if family else None
-    return (entry, family.source) if family and entry else None
+    return (entry, f"its hub id; {family.source}") if family else None
 
 
-def _judged(route: Route, entry: Entry, facts: Facts, day: date, stated_in: str) -> _Judged:
+def _judged(route: Route, text: _Text, facts: _Facts, day: date) -> tuple[Reason, list[str]]:
+    """What a text says of a route, and the facts that would settle it."""
+    entry, stated_in = text
+    if entry is None:
+        return _nothing_read(route), []
     decision, said, missing = _by_facts(entry, facts)
     fit = [purpose for purpose in PURPOSES if entry.decision[purpose] != "deny"]
     if fit and facts.purpose not in fit:
@@ -205,10 +199,10 @@ def _judged(route: Route, entry: Entry, facts: Facts, day: date, stated_in: str)
         date_read=entry.date_read,
         sha256=entry.sha256 or "",
     )
-    return reason, tuple(missing)
+    return reason, missing
 
 
-def _by_facts(entry: Entry, facts: Facts) -> tuple[Decision, list[str], list[str]]:
+def _by_facts(entry: Entry, facts: _Facts) -> tuple[Decision, list[str], list[str]]:
     """What an entry comes to, the facts that it took into account and those that it lacks."""
     decision = entry.decision[facts.purpose]
     said: list[str] = []
@@ -240,7 +234,10 @@ def _nothing_read(route: Route) -> Reason:
     """The reason for a route that no text was read about."""
     stated = plain(route.licence or "")
     title = stated[:80] or "no licence stated"
-    if route.kind != "weights":
+    if route.kind == "resale":
+        title = plain(route.model)
+        clause = f"Limbeck's register has read neither terms nor a licence of {title}."
+    elif route.kind != "weights":
         title = plain(route.provider)
         clause = f"Limbeck's register has read no terms of {title} for {plain(route.model)}."
     elif stated:
@@ -264,8 +261,8 @@ def _label(route: Route, reasons: Sequence[Reason]) -> str:
 
 
 def _words(
-    recorded: Recorded, routes: Iterable[Route], purpose: Purpose, today: date
-) -> dict[Route, list[Reason]]:
+    recorded: Recorded, routes: Sequence[Route], purpose: Purpose, today: date
+) -> dict[Route, Reason]:
     """The recorded permission as a reason, for each route that it names."""
     word, path = recorded.word, recorded.path
     named = {route.name: route for route in routes}
@@ -284,19 +281,17 @@ def _words(
     note = f" Note: {plain(word.note).rstrip('.')}." if word.note.strip() else ""
     by = f"allowed by {plain(word.allowed_by)} until {word.until}"
     return {
-        route: [
-            Reason(
-                model=route.name,
-                role=route.role,
-                kind=route.kind,
-                entry=RECORDED,
-                title="recorded permission",
-                decision="allow",
-                clause=f"Recorded: {by}, in {path.name}, SHA-256 {recorded.sha256}.{note}",
-                source=by,
-                sha256=recorded.sha256,
-            )
-        ]
+        route: Reason(
+            model=route.name,
+            role=route.role,
+            kind=route.kind,
+            entry=RECORDED,
+            title=RECORDED,
+            decision="allow",
+            clause=f"Recorded: {by}, in {path.name}, SHA-256 {recorded.sha256}.{note}",
+            source=by,
+            sha256=recorded.sha256,
+        )
         for route in routes
         if route.name in word.teacher
     }
@@ -318,7 +313,8 @@ def _summed(
     words = [reason for reason in deciding if reason.entry == RECORDED]
     told = [f"{r.model}: {r.clause}" if len(models) > 1 else r.clause for r in texts]
     clause = " ".join([*told, f"Purpose: {purpose}.", *dict.fromkeys(r.clause for r in words)])
-    sources = (part for r in (*texts, *words) for part in (r.stated_in, r.source) if part)
+    sources = [f"{r.title}: {r.source}" if len(texts) > 1 else r.source for r in texts if r.source]
+    sources = [*(r.stated_in for r in texts if r.stated_in), *sources, *(r.source for r in words)]
     return Permission(
         route=" + ".join(labels),
         decision=decision,
