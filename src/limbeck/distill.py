@@ -16,8 +16,7 @@ from limbeck.errors import InputError
 from limbeck.files import sha256_file, write_text
 from limbeck.models import weights as models
 from limbeck.permit import gate
-from limbeck.permit.decide import Route, decide
-from limbeck.permit.recorded import read_recorded
+from limbeck.permit.decide import Route
 from limbeck.progress import say
 from limbeck.recipe import PromptsSection
 from limbeck.records import Answer, Permission, Prompt
@@ -62,17 +61,9 @@ class Walk:
     @cached_property
     def permission(self) -> Permission:
         """What the terms of all that shapes the rows, or a recorded permission, say."""
-        section, found = self.recipe.permit, self.weights
-        recorded = None
-        if section.permission:
-            recorded = read_recorded(Path(section.permission), section.permission_sha256)
-        return decide(
-            [Route("weights", "", found.name, found.licence, found.licence_source)],
-            section.purpose,
-            competes=section.competes,
-            distribution=section.distribution,
-            recorded=recorded,
-        )
+        found = self.weights
+        route = Route("weights", "", found.name, found.licence, found.licence_source)
+        return gate.permission_for([route], self.recipe.permit)
 
     @cached_property
     def all_prompts(self) -> tuple[Prompt, ...]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import tomli_w
 
 from limbeck.errors import GateError
-from limbeck.permit.decide import RECORDED, by_model, plain
+from limbeck.permit.decide import RECORDED, Route, by_model, decide, plain
+from limbeck.permit.recorded import read_recorded
 from limbeck.permit.register import PURPOSES
+from limbeck.recipe import PermitSection
 from limbeck.records import Decision, Permission, Reason
 
 LEADS: Final[dict[Decision, str]] = {
@@ -34,6 +37,24 @@ _DUTIES: Final[dict[str, str]] = {
 }
 _END: Final = "Not legal advice."
 WIDTH: Final = 88
+
+
+def permission_for(routes: Sequence[Route], section: PermitSection) -> Permission:
+    """What a recipe's [permit] comes to for rows that these models shaped.
+
+    Raises:
+        InputError: For a recorded permission that does not hold.
+    """
+    recorded = None
+    if section.permission:
+        recorded = read_recorded(Path(section.permission), section.permission_sha256)
+    return decide(
+        routes,
+        section.purpose,
+        competes=section.competes,
+        distribution=section.distribution,
+        recorded=recorded,
+    )
 
 
 def gate(permission: Permission) -> None:
