@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -105,6 +105,43 @@ def report(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None
     Example: limbeck report runs/support-replies
     """
     _walk(recipe, run, "report", json_)
+
+
+@app.command
+def permit(
+    teacher: Annotated[
+        str,
+        Parameter(help="PROVIDER:MODEL, folder, .gguf, pypi:PACKAGE, hub id, or a model family."),
+    ],
+    *,
+    purpose: Annotated[
+        Literal["research", "internal", "product"], Parameter(help="What the student is for.")
+    ] = "product",
+    competes: Annotated[
+        bool | None,
+        Parameter(negative="--no-competes", help="Whether it competes with the provider."),
+    ] = None,
+    distribution: Annotated[
+        Literal["none", "weights", "service"] | None,
+        Parameter(help="How it is given out."),
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Say whether a teacher may be learnt from, and why; exit code 1 unless it is allowed.
+
+    Example: limbeck permit openai:gpt-5 --purpose product --no-competes
+    """
+    from dataclasses import asdict
+
+    from limbeck.permit.decide import decide
+    from limbeck.permit.gate import explain
+    from limbeck.permit.routes import route_of
+
+    found = decide([route_of(teacher)], purpose, competes=competes, distribution=distribution)
+    text = json.dumps(asdict(found), ensure_ascii=False) if json_ else explain(found)
+    print(text)  # noqa: T201
+    if found.decision != "allow":
+        raise SystemExit(1)
 
 
 @app.command

@@ -15,7 +15,8 @@ from limbeck.collect.store import AnswerStore, outcomes
 from limbeck.errors import InputError
 from limbeck.files import sha256_file, write_text
 from limbeck.models import weights as models
-from limbeck.permit import decide
+from limbeck.permit import gate
+from limbeck.permit.decide import Route
 from limbeck.progress import say
 from limbeck.recipe import PromptsSection
 from limbeck.records import Answer, Permission, Prompt
@@ -59,11 +60,10 @@ class Walk:
 
     @cached_property
     def permission(self) -> Permission:
-        """What the teacher's licence, or a recorded permission, says."""
-        section, found = self.recipe.permit, self.weights
-        recorded = Path(section.permission) if section.permission else None
-        licence = decide.Licence(found.licence, found.licence_source)
-        return decide.decide(found.name, licence, section.purpose, recorded)
+        """What the terms of all that shapes the rows, or a recorded permission, say."""
+        found = self.weights
+        route = Route("weights", "", found.name, found.licence, found.licence_source)
+        return gate.permission_for([route], self.recipe.permit)
 
     @cached_property
     def all_prompts(self) -> tuple[Prompt, ...]:
@@ -143,8 +143,8 @@ class Walk:
 
     def permit(self) -> None:
         """May we? Before the first answer, and again whenever the run goes on."""
-        decide.gate(self.permission)
-        say(f"{'permit':>9}  {decide.line(self.permission)}")
+        gate.gate(self.permission)
+        say(f"{'permit':>9}  {gate.line(self.permission)}")
         key = key_of("permit", asdict(self.permission))
         path = self.folder / "permission.json"
         if not self.run.is_done("permit", key, path):

@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from limbeck.errors import InputError
-from limbeck.records import Purpose, Sampling, identity
+from limbeck.records import Distribution, Purpose, Sampling, identity
 
 Divergence = Literal[
     "forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "adaptive_kl"
@@ -163,9 +163,24 @@ class PermitSection(Section):
     """What the student is for, and a recorded permission where the terms ask for one."""
 
     purpose: Purpose = "product"
+    competes: bool | None = Field(
+        default=None, description="with the teacher's provider; only where its terms turn on it"
+    )
+    distribution: Distribution | None = Field(
+        default=None, description="how the student is given out; only where the terms turn on it"
+    )
     permission: str | None = Field(
         default=None, description="TOML: teacher, allowed_by, until, purpose"
     )
+    permission_sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-fA-F]{64}$", description="what that file must hash to"
+    )
+
+    @model_validator(mode="after")
+    def _hash_of_a_file(self) -> PermitSection:
+        if self.permission_sha256 and not self.permission:
+            raise ValueError("permission_sha256 needs the permission that it is the hash of")
+        return self
 
 
 class Recipe(Section):

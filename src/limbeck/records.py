@@ -19,6 +19,7 @@ Split: TypeAlias = Literal["train", "held_out"]
 Outcome: TypeAlias = Literal["kept", "rejected", "truncated", "refused", "failed"]
 Decision: TypeAlias = Literal["allow", "conditional", "deny", "unknown"]
 Purpose: TypeAlias = Literal["research", "internal", "product"]
+Distribution: TypeAlias = Literal["none", "weights", "service"]
 
 Role: TypeAlias = Literal["teacher", "student", "control"]
 OUTCOMES: tuple[Outcome, ...] = ("kept", "rejected", "truncated", "refused", "failed")
@@ -190,8 +191,47 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """What one text says of one model that shaped the rows: a link of a permission's chain.
+
+    Attributes:
+        model: Its name, as a recorded permission has to repeat it.
+        role: What it did: teacher, user, paraphraser, judge.
+        kind: How it was reached: weights, api, consumer, resale.
+        entry: The register's entry; "recorded permission", or "" where nothing was found.
+        title: What people call the text.
+        decision: What this text alone comes to.
+        clause: In our own words.
+        duties: What it asks of the student.
+        stated_in: Where it is said that this text is the one, as "general.license in X.gguf".
+        source: Where the text stands.
+        read_as: What was read in its place, "" if nothing was.
+        date_read: As 2026-11-21 or 2026-11.
+        sha256: Of what was read, "" where no hash was taken.
+    """
+
+    model: str
+    role: str
+    kind: str
+    entry: str
+    title: str
+    decision: Decision
+    clause: str
+    duties: tuple[str, ...] = ()
+    stated_in: str = ""
+    source: str = ""
+    read_as: str = ""
+    date_read: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Permission:
-    """Whether outputs that came by `route` may train a model, under which duties, by whose word."""
+    """Whether outputs that came by `route` may train a model, under which duties, by whose word.
+
+    `reasons` is the whole chain, of every model that shaped the rows; the other fields sum it up.
+    `missing` are the facts that would settle it, each with the key that states it.
+    """
 
     route: str
     decision: Decision
@@ -200,3 +240,6 @@ class Permission:
     source: str
     date_read: str
     id: str = ""
+    reasons: tuple[Reason, ...] = ()
+    missing: tuple[str, ...] = ()
+    purpose: Purpose | None = None
