@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck import __version__
+from limbeck import __version__, lineage
 from limbeck.collect.ask import ask, missing, stored
 from limbeck.collect.prompts import load_prompts, read_prompts, write_prompts
 from limbeck.collect.store import AnswerStore, outcomes
 from limbeck.errors import InputError
+from limbeck.export.duties import check
 from limbeck.files import sha256_file, write_text
 from limbeck.models import weights as models
 from limbeck.permit import decide
@@ -58,12 +59,27 @@ class Walk:
         return models.find(section.model, revision=section.revision, sha256=section.sha256)
 
     @cached_property
+    def base(self) -> models.Weights:
+        """The weights that the student starts from."""
+        base = self.recipe.student.base
+        return self.weights if base == "teacher" else models.find(base)
+
+    @cached_property
     def permission(self) -> Permission:
         """What the teacher's licence, or a recorded permission, says."""
         section, found = self.recipe.permit, self.weights
         recorded = Path(section.permission) if section.permission else None
         licence = decide.Licence(found.licence, found.licence_source)
         return decide.decide(found.name, licence, section.purpose, recorded)
+
+    @cached_property
+    def terms(self) -> tuple[Permission, ...]:
+        """What the student is under: the teacher's permission, and another base's licence."""
+        if self.base == self.weights:
+            return (self.permission,)
+        licence = decide.Licence(self.base.licence, self.base.licence_source)
+        base = decide.decide(self.base.name, licence, self.recipe.permit.purpose)
+        return (self.permission, base)
 
     @cached_property
     def all_prompts(self) -> tuple[Prompt, ...]:
@@ -101,13 +117,14 @@ class Walk:
         )
 
     def _store(self) -> AnswerStore:
-        return AnswerStore(self.folder / "answers.sqlite")
+        return AnswerStore(self.folder / "answers.sqlite", self.permission)
 
     @cached_property
     def _collect_key(self) -> str:
         ids = [[p.id, p.split] for p in self.all_prompts]
         sampling = asdict(self.recipe.teacher.sampling(self.recipe.seed))
-        return key_of("collect", ids, self.weights.fingerprint, sampling)
+        gone = lineage.dropped(self.folder)
+        return key_of("collect", ids, self.weights.fingerprint, sampling, *([gone] if gone else []))
 
     @property
     def _targets_key(self) -> str:
@@ -139,6 +156,7 @@ class Walk:
     def permit(self) -> None:
         """May we? Before the first answer, and again whenever the run goes on."""
         decide.gate(self.permission)
+        check(self.recipe, self.terms, self.base.licence)
         say(f"{'permit':>9}  {decide.line(self.permission)}")
         key = key_of("permit", asdict(self.permission))
         path = self.folder / "permission.json"
@@ -171,11 +189,11 @@ class Walk:
         with self.run.work("collect", key) as facts, self._store() as store:
             found = self.weights
             due = missing(self.all_prompts, found.fingerprint, "local", sampling, store)
-            self.answers = (
+            if due:
                 ask(self.teacher, self.all_prompts, sampling, store, "collect")
-                if due
-                else stored(self.all_prompts, found.fingerprint, "local", sampling, store)
-            )
+            there = stored(self.all_prompts, found.fingerprint, "local", sampling, store)
+            self.answers = lineage.enforce(self.folder, self.all_prompts, there, store)
+            facts |= {"teacher": found.name, "fingerprint": found.fingerprint, "route": "local"}
             facts |= {"answers": len(self.answers), "asked_now": len(due)}
             facts["tokens_in"] = sum(a.usage.tokens_in for a in self.answers)
             facts["tokens_out"] = sum(a.usage.tokens_out for a in self.answers)
@@ -210,8 +228,7 @@ class Walk:
                 calibration = self.asked("train")[:CALIBRATION_ANSWERS]
                 facts |= start_from_layers(self.teacher, section, calibration, start)
             else:
-                base = models.find(section.base)
-                facts |= start_from_model(base, self.weights, start)
+                facts |= start_from_model(self.base, self.weights, start)
 
     def train(self) -> None:
         """The student learns the teacher's distribution."""
@@ -223,7 +240,8 @@ class Walk:
 
     def _teach(self, role: Learns, stage: Stage) -> None:
         key, folder = self._train_key(role), self.folder / "checkpoints" / role
-        if self._skipped(stage, key, folder / "final" / "config.json"):
+        learnt = folder / lineage.LEARNT
+        if self._skipped(stage, key, folder / "final" / "config.json", learnt):
             return
         from limbeck.models.local import compute_dtype, dtype_of
         from limbeck.train.loop import train
@@ -234,6 +252,7 @@ class Walk:
             done = train(
                 lesson, folder, self.folder / "metrics.jsonl", dtype_of(self.recipe.export.dtype)
             )
+            lineage.note_learnt(learnt, lesson, done.step)
             facts |= {"steps": done.step, "tokens": done.tokens}
             facts |= {"target_tokens": done.target_tokens}
             facts["tokens_per_s"] = round(done.tokens / max(done.seconds, 1e-9), 1)
@@ -303,6 +322,7 @@ class Walk:
             }
             write_text(path, json.dumps(verdict, indent=1, ensure_ascii=False) + "\n")
             facts |= {"passed": str(verdict["passed"]), "held_out_answers": len(asked)}
+            facts["sha256"] = sha256_file(path)
 
     def _speakers(self) -> dict[Role, LocalModel]:
         """Teacher, student and control, loaded."""
@@ -319,22 +339,17 @@ class Walk:
     def export(self) -> None:
         """The student's folder, with its card."""
         path = self.folder / "student"
-        key = key_of("export", self._validate_key, self.recipe.export.model_dump())
+        given_out = (self.recipe.export.model_dump(), [asdict(one) for one in self.terms])
+        key = key_of("export", self._validate_key, *given_out)
         if self._skipped("export", key, path / "README.md"):
             return
-        from limbeck.export.card import model_card
+        from limbeck.export.provenance import gather
         from limbeck.export.weights import export_student
 
-        licence = self.weights.licence
-        if self.recipe.student.base != "teacher":
-            licence = models.find(self.recipe.student.base).licence
-        with self.run.work("export", key) as facts:
-            card = model_card(self.recipe, self.permission, self.verdict(), licence, __version__)
-            export_student(self.folder / "checkpoints" / "student" / "final", card, path)
-            facts["sha256"] = models.find(str(path)).fingerprint
-            facts["megabytes"] = round(
-                sum(f.stat().st_size for f in path.glob("*.safetensors")) / 1e6, 1
-            )
+        with self.run.work("export", key) as facts, self._store() as store:
+            found = gather(self.folder, self.recipe, self.weights, self.base, self.terms,
+                           self.verdict(), self.answers, store, __version__)  # fmt: skip
+            facts |= export_student(self.folder / "checkpoints" / "student" / "final", found, path)
 
     def report(self) -> None:
         """`report.html`, made anew where anything before it was."""
