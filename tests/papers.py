@@ -72,10 +72,11 @@ class Made:
         return json.loads((self.folder / "verdict.json").read_text())
 
     def change(self, **sections: dict[str, Any]) -> None:
-        """Change these keys of the recipe in the run folder."""
+        """Change these keys of the recipe in the run folder; None takes one out."""
         table = self.recipe.model_dump(by_alias=True, exclude_none=True)
         for section, keys in sections.items():
-            table[section] |= keys
+            told = table[section] | keys
+            table[section] = {key: value for key, value in told.items() if value is not None}
         write_text(self.folder / "recipe.toml", tomli_w.dumps(table))
 
     def gather(self, *terms: Permission, base: Weights | None = None) -> Provenance:

@@ -7,6 +7,7 @@ and the student was `trainedOn` them and is `descendantOf` the model that its we
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -138,12 +139,13 @@ class _Document:
         """An SPDX id, or a reference of our own with the place where its text stands."""
         from cyclonedx.spdx import fixup_id
 
-        listed, name = fixup_id(licence or ""), licence or "not-stated"
+        listed, name = fixup_id(licence or ""), licence or "not stated"
+        reference = f"LicenseRef-{re.sub('[^A-Za-z0-9.-]+', '-', name)}"
         id_ = one.get_id().partition("#")[2]
         expression = self.new(
             "simplelicensing_LicenseExpression",
             f"licence-{id_}",
-            simplelicensing_licenseExpression=listed or f"LicenseRef-{name}",
+            simplelicensing_licenseExpression=listed or reference,
         )
         if not listed:
             told = f"{name}: {link}" if link else name
@@ -152,7 +154,7 @@ class _Document:
                 f"licence-text-{id_}",
                 simplelicensing_licenseText=told,
             )
-            entry = self.model.DictionaryEntry(key=f"LicenseRef-{name}", value=text.get_id())
+            entry = self.model.DictionaryEntry(key=reference, value=text.get_id())
             expression.simplelicensing_customIdToUri = [entry]
         self.relate(one, "hasDeclaredLicense", [expression])
         return expression
