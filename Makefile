@@ -39,7 +39,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: pyproject.toml constraints.txt teacher.txt | $(VENV)/bin/python
 	@echo "  install  into $(VENV); a minute or two"
-	@$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[train,gguf,report]'
+	@$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[train,gguf,report,papers]'
 	@$(PIP) install $(PIP_ARGS) --no-deps --require-hashes -r teacher.txt
 	@touch $@
 

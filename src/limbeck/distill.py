@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck import __version__, lineage
 from limbeck.collect.ask import ask, missing, stored
-from limbeck.collect.prompts import load_prompts, read_prompts, write_prompts
+from limbeck.collect.prompts import content, load_prompts, read_prompts, write_prompts
 from limbeck.collect.store import AnswerStore, outcomes
 from limbeck.errors import InputError
 from limbeck.export.duties import check
@@ -18,7 +18,6 @@ from limbeck.files import sha256_file, write_text
 from limbeck.models import weights as models
 from limbeck.permit import decide
 from limbeck.progress import say
-from limbeck.recipe import PromptsSection
 from limbeck.records import Answer, Permission, Prompt
 from limbeck.run import Run, Stage, key_of
 
@@ -168,7 +167,7 @@ class Walk:
     def prompts(self) -> None:
         """Read, deduplicate and split the prompts."""
         section = self.recipe.prompts
-        key = key_of("prompts", section.model_dump(), _content(section))
+        key = key_of("prompts", section.model_dump(), content(section))
         path = self.folder / "prompts.jsonl"
         if self._skipped("prompts", key, path):
             return
@@ -398,9 +397,3 @@ class Walk:
             temperature=section.temperature,
         )
         return TargetsFolder(self.folder / "targets", binding)
-
-
-def _content(section: PromptsSection) -> list[str]:
-    """The hashes of the files that prompts come from; a hub data set stands for itself."""
-    named = [Path(section.source), Path(str(section.held_out))]
-    return [sha256_file(path) for path in named if path.is_file()]

@@ -112,7 +112,7 @@ def graph(p: Provenance) -> list[dict[str, Any]]:
     return told["@graph"]
 
 
-def related(elements: list[dict[str, Any]], kind: str) -> set[tuple[str, str]]:
+def related(elements: list[dict[str, Any]], kind: str) -> set[tuple[Any, Any]]:
     """Pairs of names that a kind of relationship joins."""
     names = {
         e.get("spdxId"): e.get("name", e.get("simplelicensing_licenseExpression")) for e in elements

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from limbeck.distill import Walk
 from limbeck.errors import GateError, InputError
 from limbeck.export.card import HUB_LICENCES, model_card, notice
 from limbeck.export.duties import check, duties_of, student_licence
@@ -102,6 +103,15 @@ def test_the_licence_of_the_weights_stays_unless_it_is_a_free_one(
             check(recipe(licence=chosen), [MIT], base)
 
 
+def test_terms_are_held_to_before_the_first_answer(made: Made) -> None:
+    walk = Walk(Run(made.folder, made.recipe))
+    vars(walk).update(weights=made.teacher, permission=LLAMA)
+    before = walk.run.manifest["stages"]["permit"]
+    with pytest.raises(GateError, match="'Llama'"):
+        walk.permit()
+    assert walk.run.manifest["stages"]["permit"] == before
+
+
 def test_a_run_may_be_renamed_and_nothing_else(made: Made) -> None:
     old = made.recipe
     table = old.model_dump(by_alias=True, exclude_none=True)
@@ -145,7 +155,7 @@ def test_the_card_reads_back_and_names_everything(finished_made: Made) -> None:
 
 def test_a_failed_verdict_is_said(finished_made: Made) -> None:
     p = finished_made.gather()
-    failed = replace(p, verdict=p.verdict | {"passed": False})
+    failed = replace(p, verdict={**p.verdict, "passed": False})
     assert "verdict: **failed**" in model_card(failed)
     assert front(model_card(failed))["distillation"]["verdict"] == "failed"
 

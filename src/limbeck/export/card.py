@@ -134,12 +134,12 @@ def _metadata(p: Provenance) -> Any:
 
     listed = p.licence or "unknown"
     other = listed not in HUB_LICENCES
-    own = {"license_name": listed, "license_link": licence_link(p)} if other else {}
-    base = {"base_model": p.base.hub, "base_model_relation": "finetune"} if p.base.hub else {}
     return ModelCardData(
         license="other" if other else listed,
-        **own,
-        **base,
+        license_name=listed if other else None,
+        license_link=licence_link(p) if other else None,
+        base_model=p.base.hub,
+        base_model_relation="finetune" if p.base.hub else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["distillation", "limbeck", f"teacher:{p.teacher.hub or p.teacher.name}"],
