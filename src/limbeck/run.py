@@ -31,6 +31,11 @@ Fact: TypeAlias = str | int | float
 PACKAGES = ("limbeck", "torch", "transformers", "safetensors", "tokenizers", "numpy", "pyarrow")
 
 
+PRESENTED = ("export.name", "export.licence", "permit.")
+"""Keys that may change at any time: no weight depends on how the student is given out, or by whose
+leave."""
+
+
 class Run:
     """A folder that holds everything one recipe makes, and knows which stages are done.
 
@@ -80,6 +85,12 @@ class Run:
         told = [f"{k} {_brief(v)}" for k, v in facts.items() if k not in _QUIET]
         say(f"{stage:>9}  {', '.join(told) or 'done'}  [{duration(entry['seconds'])}]")
 
+    def forget(self, *stages: Stage) -> None:
+        """Take the marks of these stages away: they are due again."""
+        for stage in stages:
+            self.manifest["stages"].pop(stage, None)
+        self._save()
+
     def _read_manifest(self) -> dict[str, Any]:
         try:
             found = json.loads(self._manifest_path.read_text(encoding="utf-8"))
@@ -114,7 +125,9 @@ class Run:
         write_text(self._manifest_path, json.dumps(self.manifest, indent=1) + "\n")
 
 
-_QUIET = frozenset({"decision", "fingerprint", "sha256", "method", "layers_kept"})
+_QUIET = frozenset(
+    {"card", "decision", "fingerprint", "layers_kept", "method", "route", "sha256", "teacher"}
+)
 
 
 def resolve(target: Path, folder: Path | None) -> tuple[Recipe, Path]:
@@ -174,6 +187,10 @@ def _claim(run: Run) -> None:
     if not keys:
         return
     made = [stage for stage, entry in run.manifest["stages"].items() if "finished" in entry]
+    if all(key.startswith(PRESENTED) for key in keys):
+        say(f"{'recipe':>9}  changed in {', '.join(keys)}: the student is exported anew")
+        run.adopt()
+        return
     if set(made) - {"permit", "prompts"}:
         raise InputError(
             f"{run.folder} is the run of another recipe; they differ in {', '.join(keys)}. "

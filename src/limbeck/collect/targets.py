@@ -10,7 +10,7 @@ tokens; a shard without a line does not count. Read targets stay packed until th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from limbeck.collect.packing import pack, token_ids
 from limbeck.errors import InputError
-from limbeck.files import full_disk_named, sha256_file, whole_file
+from limbeck.files import full_disk_named, sha256_file, whole_file, write_text
 from limbeck.models.protocol import Asked, Model
 from limbeck.progress import stage_bar
 from limbeck.records import PackedTargets, Targets, identity
@@ -52,11 +52,12 @@ class TargetsFolder:
     def write(self, model: Model, asked: Sequence[Asked]) -> dict[str, int | float]:
         """Score the answers with the teacher, shard by shard, skipping shards that are finished.
 
-        Returns what there is now: answers, tokens, and bytes a token on disk.
+        Shards of answers that are no longer among these are removed. Returns what there is now:
+        answers, tokens, and bytes a token on disk.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         plan = _shards(asked)
-        there = {name for name in self._index() if (self.path / name).exists()}
+        there = {name for name in _index(self.path) if (self.path / name).exists()}
         due = {name: rows for name, rows in plan.items() if name not in there}
         bound = self.binding
         total, left = _tokens(asked), sum(_tokens(rows) for rows in due.values())
@@ -66,6 +67,7 @@ class TargetsFolder:
                     scored = model.score(rows, bound.top_k, bound.temperature, bound.tail_samples)
                     self._write_shard(name, list(scored))
                     meter.advance(rows=_tokens(rows), tokens=_tokens(rows))
+        self._keep_only(plan.keys())
         size = sum((self.path / name).stat().st_size for name in plan)
         return {"answers": len(asked), "tokens": total, "bytes_per_token": round(size / total, 1)}
 
@@ -77,7 +79,7 @@ class TargetsFolder:
         """
         found: dict[str, PackedTargets] = {}
         wanted = {answer.id: (prompt, answer) for prompt, answer in asked}
-        for line in self._index().values():
+        for line in _index(self.path).values():
             for targets, ids in self._read_shard(line):
                 found[targets.answer_id] = targets
                 one = wanted.get(targets.answer_id)
@@ -117,21 +119,15 @@ class TargetsFolder:
         with full_disk_named(path), (self.path / "index.jsonl").open("a") as index:
             index.write(json.dumps(line) + "\n")
 
-    def _index(self) -> dict[str, dict[str, Any]]:
-        """The finished shards by name; a last line cut short by a crash does not count."""
-        path = self.path / "index.jsonl"
-        if not path.exists():
-            return {}
-        text = path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            path.write_text(whole)
-        try:
-            return {line["shard"]: line for line in map(json.loads, whole.splitlines())}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is damaged ({error}). Remove {self.path} and run again."
-            ) from None
+    def _keep_only(self, names: Set[str]) -> None:
+        """Forget and remove every other shard."""
+        lines = _index(self.path)
+        if lines.keys() - names:
+            kept = [json.dumps(line) + "\n" for name, line in lines.items() if name in names]
+            write_text(self.path / "index.jsonl", "".join(kept))
+        for path in self.path.glob("*.safetensors"):
+            if path.name not in names:
+                path.unlink()
 
     def _read_shard(
         self, line: dict[str, Any]
@@ -170,6 +166,34 @@ class TargetsFolder:
                 f"{path} was made with another {', '.join(other)}. "
                 f"Remove {self.path} and run again."
             )
+
+
+def holders(folder: Path) -> dict[str, str]:
+    """Which finished shard of a targets folder holds an answer's targets, by answer id."""
+    found: dict[str, str] = {}
+    for name in _index(folder):
+        from safetensors import safe_open
+
+        if not (folder / name).exists():
+            raise InputError(f"{folder / name} is missing. Remove {folder} and run again.")
+        with safe_open(folder / name, framework="np") as file:
+            found |= dict.fromkeys(json.loads(file.metadata()["answers"]), name)
+    return found
+
+
+def _index(folder: Path) -> dict[str, dict[str, Any]]:
+    """The finished shards by name; a last line cut short by a crash does not count."""
+    path = folder / "index.jsonl"
+    if not path.exists():
+        return {}
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    try:
+        return {line["shard"]: line for line in map(json.loads, whole.splitlines())}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}). Remove {folder} and run again.") from None
 
 
 def _shards(asked: Sequence[Asked]) -> dict[str, list[Asked]]:
