@@ -183,7 +183,9 @@ def _answer(number: int, prompt: Prompt, teacher: Weights, sampling: Sampling) -
 class _Scorer:
     """A model that only scores: each token's own number is the likeliest."""
 
-    def score(self, rows: Sequence[Asked], top_k: int, temperature: float) -> Iterator[Targets]:
+    def score(
+        self, rows: Sequence[Asked], top_k: int, temperature: float, tail_samples: int = 0
+    ) -> Iterator[Targets]:
         for _, answer in rows:
             ids = np.array(answer.token_ids)
             yield Targets(
@@ -192,13 +194,15 @@ class _Scorer:
                 top_ids=ids[:, None] + np.arange(top_k),
                 logprobs=np.log(np.tile([0.5, 0.25], (len(ids), 1))).astype(np.float32),
                 tail=np.full(len(ids), 0.25, np.float32),
+                tail_ids=ids[:, None] + np.arange(top_k, top_k + tail_samples),
+                tail_entropy=np.full(len(ids), 0.6, np.float32),
                 temperature=temperature,
                 tokenizer_hash="tokenizer",
             )
 
 
 def _targets(folder: Path, teacher: Weights, asked: Sequence[Asked]) -> None:
-    binding = Binding(teacher.fingerprint, "tokenizer", "template", 500, 2, 1.0)
+    binding = Binding(teacher.fingerprint, "tokenizer", "template", 500, 2, 1, 1.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(targets_module, "SHARD_TOKENS", 60)
         TargetsFolder(folder / "targets", binding).write(cast(Model, _Scorer()), asked)
