@@ -114,9 +114,12 @@ class Trl:
     """TRL's GKDTrainer off-policy (lmbda 0), forward KL (beta 0), with its own optimizer."""
 
     def __init__(self, job: dict[str, Any], *, liger: bool = False) -> None:
-        from datasets import Dataset
+        from datasets import Dataset  # pyright: ignore[reportMissingImports]
         from transformers import AutoModelForCausalLM, AutoTokenizer
-        from trl.experimental.gkd import GKDConfig, GKDTrainer
+        from trl.experimental.gkd import (  # pyright: ignore[reportMissingImports]
+            GKDConfig,
+            GKDTrainer,
+        )
 
         dtype = compute_dtype()
         settings = GKDConfig(

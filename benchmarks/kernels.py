@@ -84,7 +84,9 @@ def run(name: str, tokens: int, vocabulary: int) -> dict[str, float]:
         case "ours stored" | "ours live":
             loss = _ours(name, states, weight, theirs, other)
         case "TRL chunked":
-            from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+            from trl.kernels.chunked_divergence import (  # pyright: ignore[reportMissingImports]
+                ChunkedDivergenceFunction,
+            )
 
             def loss() -> Tensor:
                 values, _ = ChunkedDivergenceFunction.apply(
@@ -92,7 +94,9 @@ def run(name: str, tokens: int, vocabulary: int) -> dict[str, float]:
                 )
                 return values.mean()
         case _:
-            from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+            from liger_kernel.chunked_loss import (  # pyright: ignore[reportMissingImports]
+                LigerFusedLinearJSDLoss,
+            )
 
             kernel = LigerFusedLinearJSDLoss(
                 beta=0.5, compiled=False, weight_hard_loss=0.0, weight_soft_loss=1.0
@@ -101,6 +105,7 @@ def run(name: str, tokens: int, vocabulary: int) -> dict[str, float]:
             def loss() -> Tensor:
                 return kernel(states, weight, theirs, other, labels)
 
+    seconds = 0.0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(2):
         states.grad = weight.grad = None

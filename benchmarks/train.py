@@ -199,6 +199,7 @@ def _whole_job(job: Mapping[str, Any], rows: int) -> dict[str, Any]:
     _note(f"whole job, ours: {seconds:.0f} s to a held-out KL of {goal:.3f}")
     spent: dict[str, list[float]] = {"ours": [seconds]}
     for name in _peers()[:1]:
+        step = 0
         worker, spent[name] = Worker(name, {**job, "steps": steps}), [0.0]
         for step in range(1, 2 * steps + 1):
             spent[name][0] += worker.ask("step")["seconds"]

@@ -54,7 +54,10 @@ def examples(temperature: float = 1.0, k: int = 6) -> list[Example]:
         drawn = 0 if k == VOCABULARY else 5
         offsets = torch.from_numpy(rng.random(len(at)))
         rows = sampled_targets(logits, k, temperature, drawn, offsets)
-        told = Targets(str(number), ids[at], *(t.numpy() for t in rows), temperature, "")
+        top, logprobs, tail, drawn_ids, entropy = (t.numpy() for t in rows)
+        told = Targets(
+            str(number), ids[at], top, logprobs, tail, drawn_ids, entropy, temperature, ""
+        )
         made.append(Example(str(number), ids, mask, told))
     return made
 
@@ -159,8 +162,10 @@ def without_temperature(*arguments: Any, **keys: Any) -> Tensor:
     return losses.divergence(*arguments, **keys | {"temperature": 1.0})
 
 
-def backwards(*arguments: Any, **keys: Any) -> Tensor:
-    return losses.divergence(*arguments[:4], "reverse_kl", **keys)
+def backwards(
+    logits: Tensor, top_ids: Tensor, logprobs: Tensor, tail: Tensor, _: str, **keys: Any
+) -> Tensor:
+    return losses.divergence(logits, top_ids, logprobs, tail, "reverse_kl", **keys)
 
 
 def other_beta(*arguments: Any, **keys: Any) -> Tensor:

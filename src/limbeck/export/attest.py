@@ -26,7 +26,7 @@ from limbeck.run import Run
 
 if TYPE_CHECKING:
     from securesystemslib.dsse import Envelope
-    from securesystemslib.signer import CryptoSigner, SSlibKey
+    from securesystemslib.signer import CryptoSigner, SSlibKey  # pyright: ignore[reportPrivateImportUsage]
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://github.com/limbeck/limbeck/distillation/v1"
@@ -116,7 +116,7 @@ def make_key(path: Path) -> Path:
     Returns the public half's path. InputError where either is already there.
     """
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-    from securesystemslib.signer import CryptoSigner
+    from securesystemslib.signer import CryptoSigner  # pyright: ignore[reportPrivateImportUsage]
 
     public = path.with_name(f"{path.name}.pub")
     for there in (path, public):
@@ -139,7 +139,7 @@ def signer_of(path: Path | None, run: Path) -> CryptoSigner:
     Raises InputError where there is none, it is no Ed25519 key, or it lies in the run folder, which
     is there to be passed on.
     """
-    from securesystemslib.signer import CryptoSigner
+    from securesystemslib.signer import CryptoSigner  # pyright: ignore[reportPrivateImportUsage]
 
     if path is not None:
         refuse_inside(path, run)
@@ -156,7 +156,7 @@ def key_of(path: Path | None) -> SSlibKey:
     """Whose signature is asked for: the public or private key in `path`, else in LIMBECK_KEY."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    from securesystemslib.signer import SSlibKey
+    from securesystemslib.signer import SSlibKey  # pyright: ignore[reportPrivateImportUsage]
 
     data, where = _pem(path)
     if b"PRIVATE KEY" in data:

@@ -83,7 +83,7 @@ def decode(
     return written
 
 
-def prefilled(network: Any, rows: Sequence[Sequence[int]]) -> tuple[Any, int]:
+def prefilled(network: Any, rows: Sequence[list[int]]) -> tuple[Any, int]:
     """A cache of the tokens that all rows begin with, as a system prompt, and how many they are.
 
     They are read once and copied for each row. Padding may follow them, so it is not done where
@@ -94,9 +94,13 @@ def prefilled(network: Any, rows: Sequence[Sequence[int]]) -> tuple[Any, int]:
     cache = DynamicCache(config=network.config)
     pairs = enumerate(zip(min(rows), max(rows), strict=False))
     shared = next((at for at, (one, other) in pairs if one != other), min(map(len, rows)))
-    if len(rows) == 1 or shared < WORTH or any(layer.is_sliding for layer in cache.layers):
+    if (
+        len(rows) == 1
+        or shared < WORTH
+        or any(getattr(layer, "is_sliding", True) for layer in cache.layers)
+    ):
         return cache, 0
-    ids = torch.tensor([list(rows[0][:shared])], device=network.device)
+    ids = torch.tensor([rows[0][:shared]], device=network.device)
     network.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(len(rows))
     return cache, shared
