@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -191,18 +192,27 @@ def _tokenizer(job: dict[str, Any]) -> Any:
 
 
 def _scored(job: dict[str, Any], section: TrainSection, pairs: list[Asked]) -> Any:
-    """The teacher's targets for these answers, from disk where they were scored before."""
-    tokenizer = _tokenizer(job)
-    binding = Binding(
-        "benchmark", tokenizer.hash, tokenizer.template_hash, len(tokenizer.inner),
-        section.top_k, section.tail_samples, 1.0,
-    )  # fmt: skip
-    folder = TargetsFolder(
-        Path(job["scratch"]) / f"targets-{section.top_k}-{section.tail_samples}", binding
-    )
+    """The teacher's targets for these answers, scored in a process that ends with it."""
+    folder = _folder(job, section.top_k, section.tail_samples)
     if not (folder.path / "index.jsonl").exists():
-        folder.write(LocalModel(find(job["teacher"])), pairs)
+        path = Path(job["scratch"]) / "score.json"
+        path.write_text(json.dumps({**job, "top_k": section.top_k, "drawn": section.tail_samples}))
+        subprocess.run([sys.executable, __file__, "score", str(path)], check=True)  # noqa: S603
     return folder.read(pairs)
+
+
+def score(job: dict[str, Any]) -> None:
+    """Write the targets of the job's rows."""
+    teacher = LocalModel(find(job["teacher"]))
+    pairs = asked([*job["rows"], *job["held_out"]], teacher.tokenizer)
+    _folder(job, job["top_k"], job["drawn"]).write(teacher, pairs)
+
+
+def _folder(job: dict[str, Any], top_k: int, drawn: int) -> TargetsFolder:
+    tokenizer = _tokenizer(job)
+    sizes = (len(tokenizer.inner), top_k, drawn, 1.0)
+    binding = Binding("benchmark", tokenizer.hash, tokenizer.template_hash, *sizes)
+    return TargetsFolder(Path(job["scratch"]) / f"targets-{top_k}-{drawn}", binding)
 
 
 BUILDERS: dict[str, Any] = {
@@ -217,6 +227,9 @@ BUILDERS: dict[str, Any] = {
 def main() -> None:
     """Build the named contender, then do as told."""
     name, job = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
+    if name == "score":
+        score(job)
+        return
     torch.manual_seed(0)
     began = time.perf_counter()
     contender = BUILDERS[name](job)
