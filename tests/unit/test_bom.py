@@ -24,7 +24,7 @@ def bill(p: Provenance) -> dict[str, Any]:
 
 
 def properties(component: dict[str, Any]) -> dict[str, str]:
-    return {entry["name"]: entry["value"] for entry in component["properties"]}
+    return {entry["name"]: entry["value"] for entry in component.get("properties", [])}
 
 
 @pytest.fixture
@@ -58,7 +58,8 @@ def test_the_bill_names_teacher_terms_data_recipe_and_verdict(finished_made: Mad
     assert student["pedigree"]["ancestors"][0]["name"] == "tutor"
     parts = {part["bom-ref"]: part for part in told["components"]}
     assert parts["prompts"]["hashes"][0]["content"] == sha256_file(made.folder / "prompts.jsonl")
-    assert {"answers", "targets", "recipe", made.teacher.fingerprint} <= set(parts)
+    assert {"answers", "targets", "recipe"} <= set(parts)
+    assert properties(parts[made.teacher.fingerprint])["limbeck:role"] == "teacher"
     assert 'divergence = "forward_kl"' in json.dumps(parts["recipe"]).replace('\\"', '"')
     metrics = student["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
     kl = next(m for m in metrics if m["type"] == "kl: student − control")
@@ -75,6 +76,8 @@ def test_every_reference_of_the_bill_resolves(two_models: Provenance) -> None:
     for dependency in told["dependencies"]:
         named += [dependency["ref"], *dependency["dependsOn"]]
     assert set(named) <= known and len(told["components"]) == len(known) - 1
+    roles = [properties(part).get("limbeck:role") for part in told["components"]]
+    assert sorted(filter(None, roles)) == ["start", "teacher"]
     on = {one["ref"]: one["dependsOn"] for one in told["dependencies"]}
     assert two_models.teacher.fingerprint in on["answers"]
     assert student["pedigree"]["ancestors"][0]["name"] == "start"

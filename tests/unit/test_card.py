@@ -220,6 +220,9 @@ def test_the_folder_has_all_papers_and_the_terms_that_came_with_the_weights(made
     assert {"README.md", "NOTICE", "bom.cdx.json", "bom.spdx3.json", "tutor.LICENSE"} <= names
     assert {path.name for path in trained.iterdir()} <= names
     assert (into / "tutor.LICENSE").read_text() == "The text of mit.\n"
+    named = replace(made, teacher=replace(made.teacher, name="owner/tutor"))
+    export_student(trained, named.gather(), made.folder / "hub")
+    assert (made.folder / "hub" / "owner--tutor.LICENSE").exists()
     again = {path.name: path.read_bytes() for path in into.iterdir()}
     assert export_student(trained, made.gather(), into) == told
     assert {path.name: path.read_bytes() for path in into.iterdir()} == again

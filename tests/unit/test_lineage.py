@@ -97,7 +97,7 @@ def test_digests_cover_every_column_and_not_the_bytes_of_the_file(made: Made) ->
     assert digests() == before
     with sqlite3.connect(path) as db:
         columns = [row[1] for row in db.execute("PRAGMA table_info(answers)")][1:]
-    assert len(columns) == 16
+    assert {"text", "token_ids", "outcome", "asked_at", "permission"} <= set(columns)
     for column in columns:
         run(f"UPDATE answers SET {column} = {column} || 'x' WHERE id = '{some.id}'")
         now = digests()

@@ -87,7 +87,7 @@ class AnswerStore:
                     f"{path} was written by an older limbeck (format {found}, now {VERSION}). "
                     "Bring it up to date with: limbeck collect"
                 )
-            if not read_only:
+            if found < VERSION:
                 self._db.executescript(FROM_VERSION_1 if found == 1 else "")
                 self._db.executescript(SCHEMA)
                 self._db.execute(f"PRAGMA user_version = {VERSION}")

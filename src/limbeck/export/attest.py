@@ -293,8 +293,7 @@ def _held_rows(folder: Path, name: str, signed: str) -> Iterator[str]:
     before = {id_: digest for digest, _, id_ in (line.partition("  ") for line in lines)}
     for id_ in sorted(before.keys() | now.keys()):
         if before.get(id_) != now.get(id_):
-            word = "changed" if id_ in before and id_ in now else "missing"
-            word = "not signed" if id_ not in before else word
+            word = "not signed" if id_ not in before else "changed" if id_ in now else "missing"
             what = id_ if id_.startswith("permission/") else f"answer {id_}"
             yield f"{word}: {name}, {what}"
 

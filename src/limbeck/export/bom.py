@@ -24,7 +24,8 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/limbeck/limbeck")
 
 def cyclonedx(p: Provenance) -> str:
     """The bill as JSON, held to the 1.7 schema that cyclonedx-python-lib ships."""
-    models = {model.fingerprint: model for model in (p.teacher, p.base)}
+    models = {p.base.fingerprint: _model(p.base, "start")}
+    models[p.teacher.fingerprint] = _model(p.teacher, "teacher")
     bom: Json = {
         "$schema": "http://cyclonedx.org/schema/bom-1.7.schema.json",
         "bomFormat": "CycloneDX",
@@ -38,7 +39,7 @@ def cyclonedx(p: Provenance) -> str:
             "component": _student(p),
         },
         "components": [
-            *(_model(model) for model in models.values()),
+            *models.values(),
             *(_data(one) for one in p.data),
             {"type": "data", "bom-ref": RECIPE, "name": "recipe.toml", "data": [_recipe(p)]},
         ],
@@ -98,8 +99,7 @@ def _student(p: Provenance) -> Json:
 
 
 def _card(p: Provenance) -> Json:
-    left = [*p.duties.display, *p.duties.notice, *p.duties.policy, *p.duties.others]
-    card: Json = {
+    return {
         "modelParameters": {
             "approach": {"type": "supervised"},
             "task": "text-generation",
@@ -112,9 +112,6 @@ def _card(p: Provenance) -> Json:
             "performanceMetrics": [_metric(row) for row in p.rows],
         },
     }
-    if left:
-        card["considerations"] = {"technicalLimitations": [f"Duty: {text}" for text in left]}
-    return card
 
 
 def _metric(row: Mapping[str, Any]) -> Json:
@@ -141,8 +138,10 @@ def _terms(number: int, one: Permission) -> list[Json]:
     return named + duties
 
 
-def _model(model: Model) -> Json:
-    return _named(model) | {"bom-ref": model.fingerprint}
+def _model(model: Model, role: str) -> Json:
+    made = _named(model) | {"bom-ref": model.fingerprint}
+    made["properties"] += _properties(role=role)
+    return made
 
 
 def _named(model: Model) -> Json:

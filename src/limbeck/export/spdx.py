@@ -124,12 +124,13 @@ class _Document:
         return made
 
     def _data(self, one: Data) -> Any:
+        kinds: Any = self.model.dataset_DatasetType
         return self.new(
             "dataset_DatasetPackage",
             one.name,
             name=one.name,
             summary=one.what,
-            dataset_datasetType=[self.model.dataset_DatasetType.text],
+            dataset_datasetType=[kinds.numeric if one.name == "targets" else kinds.text],
             dataset_datasetSize=one.rows,
             software_primaryPurpose=self.model.software_SoftwarePurpose.data,
             verifiedUsing=[self._hash(one.sha256, one.hashed)],

@@ -28,7 +28,7 @@ def export_student(trained: Path, p: Provenance, into: Path) -> dict[str, str | 
         shutil.copytree(trained, part, dirs_exist_ok=True)
         for model in (p.teacher, p.base):
             for file in model.texts:
-                shutil.copyfile(file, part / f"{model.name}.{file.name}")
+                shutil.copyfile(file, part / f"{model.name.replace('/', '--')}.{file.name}")
         for name, text in zip(PAPERS, texts, strict=True):
             (part / name).write_text(text, encoding="utf-8")
     size = sum(file.stat().st_size for file in into.glob("*.safetensors"))
