@@ -14,6 +14,7 @@ from torch import Tensor
 from limbeck.errors import InputError, ServiceError, first_line
 from limbeck.models.decode import Request, decode, prefilled
 from limbeck.models.head import Head
+from limbeck.models.heap import keep_freed_memory
 from limbeck.models.outcomes import sampled_targets, tail_offsets
 from limbeck.models.protocol import QUIET, Asked, OnTokens
 from limbeck.models.tokenizer import ChatTokenizer
@@ -54,6 +55,8 @@ def load_network(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = 
     """
     from transformers import AutoModelForCausalLM
 
+    if device().type == "cpu":
+        keep_freed_memory()
     try:
         network: Any = AutoModelForCausalLM.from_pretrained(
             folder,
