@@ -28,7 +28,7 @@ Step: TypeAlias = Callable[[Sequence[Sequence[Example]]], tuple[float, Tensor | 
 """The training path: the micro-batches of one optimizer step to its loss, in nats a learnt token,
 and the gradient with respect to `lever(network)`; None where it cannot tell that."""
 
-EXAMPLES, LEARNT = 4, 16  # take part: at most so many examples, and learnt tokens of each
+EXAMPLES, LEARNT = 2, 16  # take part: at most so many examples, and learnt tokens of each
 
 
 @dataclass(frozen=True, slots=True)
