@@ -7,6 +7,20 @@ distributions. By the data-processing inequality it is a lower bound of the dive
 vocabulary, grows with K, and equals it at K = V (adaptive KL, which is a mixture of two, only
 equals it at K = V). Nothing is renormalised and nothing is clamped to hide a negative.
 
+Of the student q from the teacher p:
+
+- `forward_kl`: KL(p‖q). `reverse_kl`: KL(q‖p).
+- `jsd`: beta·KL(p‖m) + (1 − beta)·KL(q‖m) with m = beta·p + (1 − beta)·q, as in Agarwal et
+  al., arXiv 2306.13649. It vanishes towards both ends (beta·KL(p‖q) near 0); code that jumps
+  to a full KL at exactly 0 and 1 is another function.
+- `skew_kl`: KL(p‖skew·p + (1 − skew)·q), and `skew_reverse_kl`: KL(q‖(1 − skew)·p + skew·q).
+  `skew` is the α of DistiLLM, arXiv 2402.03898; at 0 they are forward and reverse KL.
+- `tvd`: total variation, half the sum of |p − q|.
+- `adaptive_kl`: w·KL(p‖q) + (1 − w)·KL(q‖p), where w is the head's share of the sum of |p − q|
+  and the head is the fewest likeliest tokens that hold half of the teacher's mass: the AKL of
+  Wu et al., arXiv 2404.02657, section 4. As in the authors' code w is a constant, not
+  differentiated.
+
 Logits are finite, and already at the position that predicts the token: the caller has shifted.
 """
 
@@ -93,17 +107,7 @@ def outcome_divergence(
 ) -> tuple[Tensor, Tensor]:
     """The divergence D of q from p over M outcomes, in nats, and ∂D/∂z for logits z of q.
 
-    - `forward_kl`: KL(p‖q). `reverse_kl`: KL(q‖p).
-    - `jsd`: beta·KL(p‖m) + (1 − beta)·KL(q‖m) with m = beta·p + (1 − beta)·q, as in Agarwal et
-      al., arXiv 2306.13649. It vanishes towards both ends (beta·KL(p‖q) near 0); code that jumps
-      to a full KL at exactly 0 and 1 is another function.
-    - `skew_kl`: KL(p‖skew·p + (1 − skew)·q), and `skew_reverse_kl`: KL(q‖(1 − skew)·p + skew·q).
-      `skew` is the α of DistiLLM, arXiv 2402.03898; at 0 they are forward and reverse KL.
-    - `tvd`: total variation, half the sum of |p − q|.
-    - `adaptive_kl`: w·KL(p‖q) + (1 − w)·KL(q‖p), where w is the head's share of the sum of |p − q|
-      and the head is the fewest likeliest tokens that hold half of the teacher's mass: the AKL of
-      Wu et al., arXiv 2404.02657, section 4. As in the authors' code w is a constant, not
-      differentiated.
+    The module's docstring has the kinds.
 
     Args:
         log_p: (N, M), the teacher's, finite.
