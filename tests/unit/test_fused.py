@@ -1,109 +1,26 @@
-from typing import Any, NamedTuple, get_args
+import math
+from typing import Any, get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from heads import Case, case_of, gap, grads_of, head_of, learn, oracle
 from limbeck.models.head import Head
 from limbeck.models.outcomes import sparse_targets
 from limbeck.recipe import Divergence
-from limbeck.train.fused import Fused, Live, Sparse, fused_loss
+from limbeck.train import fused
+from limbeck.train.fused import Live, Sparse, fused_loss
+from limbeck.train.losses import divergence
+from small import network
 
 KINDS: tuple[Divergence, ...] = get_args(Divergence)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_teacher = pytest.mark.parametrize("teacher", ["sparse", "sampled", "live"])
 quick = settings(max_examples=15, deadline=None)
-
-
-def head_of(weight: Tensor, bias: Tensor | None = None, **changes: Any) -> Head:
-    """A head without its network."""
-    made = Head.__new__(Head)
-    made.project = torch.nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
-    made.project.weight = torch.nn.Parameter(weight.clone())
-    if bias is not None:
-        made.project.bias = torch.nn.Parameter(bias.clone())
-    made.vocabulary, made.cap, made.scale = len(weight), None, None
-    for name, value in changes.items():
-        setattr(made, name, value)
-    return made
-
-
-def cast(head: Head, dtype: torch.dtype) -> Head:
-    bias = None if head.project.bias is None else head.project.bias.detach().to(dtype)
-    changes = {"vocabulary": head.vocabulary, "cap": head.cap, "scale": head.scale}
-    return head_of(head.project.weight.detach().to(dtype), bias, **changes)
-
-
-class Case(NamedTuple):
-    """A student and a teacher, in float64."""
-
-    states: Tensor
-    head: Head
-    teacher: Live
-    k: int
-    samples: int
-    temperature: float = 1.0
-    beta: float = 0.5
-    skew: float = 0.1
-    text_weight: float = 0.0
-
-    def logits(self) -> Tensor:
-        """The teacher's (N, V), in float64 whatever its own dtype."""
-        states, head = self.teacher.states.double(), cast(self.teacher.head, torch.float64)
-        return head(states).detach()
-
-    @property
-    def labels(self) -> Tensor:
-        """Drawn by the teacher, as a text is."""
-        draw = torch.Generator().manual_seed(1)
-        return self.logits().softmax(-1).multinomial(1, generator=draw)[:, 0]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        names = ("temperature", "beta", "skew", "text_weight")
-        return {n: getattr(self, n) for n in names} | {"labels": self.labels, "normaliser": 7.0}
-
-    def targets(self, of: str) -> Sparse | Live:
-        if of == "live":
-            return self.teacher
-        logits = self.logits()
-        top_ids, logprobs, tail = sparse_targets(logits, self.k, self.temperature)
-        if of == "sparse" or self.k == logits.shape[1]:
-            return Sparse(top_ids, logprobs, tail)
-        p = (logits / self.temperature).softmax(-1).scatter(-1, top_ids, 0.0)
-        drawn = p.multinomial(self.samples, True, generator=torch.Generator().manual_seed(0))
-        return Sparse(top_ids, logprobs, tail, drawn, torch.special.entr(p).sum(-1))
-
-    def to(self, dtype: torch.dtype) -> "Case":
-        live = Live(self.teacher.states.to(dtype), cast(self.teacher.head, dtype))
-        states = self.states.detach().to(dtype).requires_grad_(self.states.requires_grad)
-        return self._replace(states=states, head=cast(self.head, dtype), teacher=live)
-
-
-def case_of(
-    n: int = 5, v: int = 12, h: int = 4, *, seed: int = 0, spread: float = 1.0, **changes: Any
-) -> Case:
-    """The student's logits have standard deviation 2, and so has their distance to the teacher's
-    (times `spread`)."""
-    draw = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int, by: float = 1.0) -> Tensor:
-        return torch.randn(*shape, generator=draw, dtype=torch.float64) * by
-
-    weight, wide = normal(v, h, by=2 / h**0.5), h + 3
-    bias = normal(v) if changes.pop("bias", False) else None
-    padding = changes.pop("padding", 0)
-    head = head_of(torch.cat([weight, normal(padding, h)]), bias, vocabulary=v)
-    if bias is not None:
-        head.project.bias = torch.nn.Parameter(torch.cat([bias, normal(padding)]))
-    head.cap, head.scale = changes.pop("cap", None), changes.pop("scale", None)
-    states, other = normal(n, h).requires_grad_(), normal(n, wide)
-    near = torch.cat([states.detach(), spread * other[:, h:]], -1)
-    theirs = head_of(torch.cat([weight, normal(v, 3, by=2 / 3**0.5)], -1))
-    base = Case(states, head, Live(near, theirs), min(3, v), 4)
-    return base._replace(**changes)
 
 
 @st.composite
@@ -125,90 +42,6 @@ def cases(draw: st.DrawFn) -> Case:
         scale=draw(st.sampled_from([None, 0.25])),
         padding=draw(st.sampled_from([0, 3])),
     )
-
-
-def single(kind: str, p: Tensor, q: Tensor, beta: float, skew: float, bucket: bool) -> Tensor:
-    """A divergence (N,) of explicit distributions (N, M) from its definition, by autograd."""
-
-    def kl(a: Tensor, b: Tensor) -> Tensor:
-        return (a * (a.log() - b.log())).sum(-1)
-
-    match kind:
-        case "forward_kl":
-            return kl(p, q)
-        case "reverse_kl":
-            return kl(q, p)
-        case "jsd":
-            m = beta * p + (1 - beta) * q
-            return beta * kl(p, m) + (1 - beta) * kl(q, m)
-        case "skew_kl":
-            return kl(p, skew * p + (1 - skew) * q)
-        case "skew_reverse_kl":
-            return kl(q, (1 - skew) * p + skew * q)
-        case "tvd":
-            return (p - q).abs().sum(-1) / 2
-        case _:
-            gap = (p - q).abs().detach()
-            tokens = p[:, :-1] if bucket else p
-            order = tokens.argsort(-1, descending=True)
-            before = tokens.gather(-1, order).cumsum(-1).roll(1, -1)
-            before[:, 0] = 0
-            head = (gap.gather(-1, order) * (before < 0.5)).sum(-1)
-            w = head / gap.sum(-1)
-            return w * kl(p, q) + (1 - w) * kl(q, p)
-
-
-def oracle(case: Case, kind: Divergence | None, of: str) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Losses, forward KLs and the gradients of their sum over 7, dense and in float64."""
-    case = case.to(torch.float64)
-    logits = case.head(case.states)
-    text = -logits.log_softmax(-1).gather(-1, case.labels[:, None])[:, 0]
-    parameters = [case.states, *case.head.project.parameters()]
-    if kind is None:
-        return text, 0 * text, list(torch.autograd.grad(text.sum() / 7, parameters))
-    targets = case.targets(of)
-    q = (logits / case.temperature).softmax(-1)
-    p = (case.teacher.head(case.teacher.states).detach() / case.temperature).softmax(-1)
-    inside: Any = 0.0
-    bucket = isinstance(targets, Sparse) and case.k < logits.shape[1]
-    if isinstance(targets, Sparse):
-        ids = targets.top_ids
-        if bucket and kind == "forward_kl" and targets.tail_ids is not None:
-            rest = q.scatter(-1, ids, 0).sum(-1, keepdim=True)
-            ratio = (rest / q.gather(-1, targets.tail_ids)).log().mean(-1)
-            assert targets.tail_entropy is not None
-            inside = targets.tail * (ratio - targets.tail.log()) - targets.tail_entropy
-        p, q = (
-            (
-                torch.cat([x.gather(-1, ids), x.scatter(-1, ids, 0).sum(-1, keepdim=True)], -1)
-                for x in (p, q)
-            )
-            if bucket
-            else (p.gather(-1, ids), q.gather(-1, ids))
-        )
-    value = single(kind, p, q, case.beta, case.skew, bucket) + inside
-    kls = single("forward_kl", p, q, 0, 0, bucket) + inside
-    value = value * case.temperature ** (1 if kind == "tvd" else 2) + case.text_weight * text
-    return value, kls, list(torch.autograd.grad(value.sum() / 7, parameters))
-
-
-def grads_of(case: Case) -> list[Tensor]:
-    found = [case.states.grad, *(p.grad for p in case.head.project.parameters())]
-    return [g for g in found if g is not None]
-
-
-def learn(case: Case, kind: Divergence | None, of: str, **options: Any) -> Fused:
-    """The fused loss, with its gradients left in the case."""
-    for one in (case.states, *case.head.project.parameters()):
-        one.grad = None
-    out = fused_loss(case.states, case.head, case.targets(of), kind, **case.options | options)
-    out.total.backward()
-    return out
-
-
-def gap(found: Tensor, expected: Tensor, least: float = 0.05) -> float:
-    """Relative to the size of the expected, which counts as `least` at least."""
-    return ((found.double() - expected).norm() / expected.norm().clamp_min(least)).item()
 
 
 @every_teacher
@@ -236,7 +69,7 @@ def test_without_a_divergence_it_is_the_cross_entropy_of_the_text(case: Case) ->
     values, kls, grads = oracle(case, None, "sparse")
     for text_weight in (0.0, 3.0):  # it is the weight beside a divergence
         out = fused_loss(
-            case.states, case.head, None, None, **case.options | {"text_weight": text_weight}
+            case.states, case.head, None, None, **case.options(text_weight=text_weight)
         )
         torch.testing.assert_close(out.values, values.detach())
         assert torch.equal(out.kls, torch.zeros_like(kls))
@@ -257,3 +90,218 @@ def test_in_bfloat16(kind: Divergence, teacher: str) -> None:
         for found, expected in zip(grads_of(case), grads, strict=True):
             assert found.dtype == torch.bfloat16
             assert gap(found, expected) <= 1e-2
+
+
+@every_teacher
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "adaptive_kl"])  # w is a constant
+@pytest.mark.parametrize("changes", [{}, {"temperature": 2.0, "text_weight": 0.3, "cap": 4.0}])
+def test_gradient(kind: Divergence, teacher: str, changes: dict[str, Any]) -> None:
+    case = case_of(n=3, v=7, bias=True, padding=2, **changes)
+    targets, project = case.targets(teacher), case.head.project
+
+    def total(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        # Not through a parameter of its own: gradients are wanted with respect to these.
+        project._parameters["weight"], project._parameters["bias"] = weight, bias
+        return fused_loss(states, case.head, targets, kind, **case.options()).total
+
+    inputs = (case.states, *(p.detach().clone().requires_grad_() for p in project.parameters()))
+    assert torch.autograd.gradcheck(total, inputs)
+
+
+@every_teacher
+@every_kind
+def test_chunks_change_nothing_but_rounding(
+    kind: Divergence, teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = case_of(n=11, v=30, bias=True, text_weight=0.2)
+    whole, grads = learn(case, kind, teacher), [g.clone() for g in grads_of(case)]
+    for chunk, block in ((1, 1), (3, 60), (4, 31), (100, 1)):
+        monkeypatch.setattr(fused, "_BLOCK", block)
+        monkeypatch.setattr(fused, "_LIVE_BLOCK", block)
+        part = learn(case, kind, teacher, token_chunk=chunk)
+        torch.testing.assert_close(part.values, whole.values, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(part.kls, whole.kls, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(grads_of(case), grads, rtol=1e-11, atol=1e-14)
+
+
+@every_teacher
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_again_is_the_same_to_the_bit(teacher: str, dtype: torch.dtype) -> None:
+    case = case_of(n=40, v=300, h=16, k=8, text_weight=0.2).to(dtype)
+    first = learn(case, "jsd", teacher, token_chunk=16)
+    grads = [g.clone() for g in grads_of(case)]
+    other = case_of(n=60, v=320, h=16, k=8, seed=1).to(dtype)
+    learn(other, "jsd", teacher)  # leaves something else in the buffers
+    again = learn(case, "jsd", teacher, token_chunk=16)
+    assert torch.equal(first.values, again.values) and torch.equal(first.kls, again.kls)
+    assert all(torch.equal(a, b) for a, b in zip(grads, grads_of(case), strict=True))
+
+
+@every_teacher
+@every_kind
+def test_is_never_negative_and_zero_at_the_teacher(kind: Divergence, teacher: str) -> None:
+    if teacher == "sampled":
+        pytest.skip("an unbiased estimate has either sign")
+    for dtype, slack in ((torch.float32, 1e-6), (torch.float64, 1e-14)):
+        case = case_of(n=60, v=50, k=9).to(dtype)
+        same = case._replace(states=case.teacher.states, head=case.teacher.head)
+        near = same._replace(states=same.states + 1e-3)
+        for one in (case, near, same):
+            targets = one.targets(teacher)
+            out = fused_loss(one.states, one.head, targets, kind, **one.options())
+            assert min(out.values.min(), out.kls.min()) >= -slack
+        assert max(out.values.abs().max(), out.kls.abs().max()) <= slack
+
+
+@pytest.mark.parametrize("samples", [4, 16])
+def test_sampled_targets_are_unbiased(samples: int) -> None:
+    """Means over many draws lie about the dense gradient by as much as their errors say."""
+    times = 4000
+    case = case_of(n=1, v=40, k=3, samples=samples)
+    values, _, (expected, _) = oracle(case, "forward_kl", "live")
+    many = case._replace(
+        states=case.states.detach().expand(times, -1).clone().requires_grad_(),
+        teacher=Live(case.teacher.states.expand(times, -1), case.teacher.head),
+    )
+    out = learn(many, "forward_kl", "sampled")
+    assert many.states.grad is not None
+    for found, dense in ((many.states.grad, expected), (out.values[:, None], values[:, None])):
+        for part in (found[: times // 16], found):
+            error = part.std(0) / len(part) ** 0.5
+            assert ((part.mean(0) - dense).abs() <= 4 * error).all()
+    wrong = learn(many, "forward_kl", "sparse").values - values
+    assert (wrong.abs() > 20 * out.values.std() / times**0.5).all(), "one bucket is not"
+
+
+def test_samples_that_are_the_whole_tail_give_the_live_gradient() -> None:
+    case = case_of(n=4, v=9, k=2)
+    logits = torch.tensor([[3.0, 2.5, *[math.log(c) for c in (1, 1, 2, 4, 1, 3, 2)]]]).double()
+    logits = logits.expand(4, -1)
+    top_ids, logprobs, tail = sparse_targets(logits, 2, 1.0)
+    drawn = torch.tensor([[2, 3, 4, 4, 5, 5, 5, 5, 6, 7, 7, 7, 8, 8]]).expand(4, -1)
+    p = logits.softmax(-1).scatter(-1, top_ids, 0.0)
+    stored = Sparse(top_ids, logprobs, tail, drawn, torch.special.entr(p).sum(-1))
+    live = Live(torch.eye(9, dtype=torch.float64)[:4], head_of(logits[0][:, None].repeat(1, 9)))
+    found: list[tuple[Tensor, ...]] = []
+    for targets in (stored, live):
+        out = fused_loss(case.states, case.head, targets, "forward_kl", normaliser=2)
+        grads = torch.autograd.grad(out.total, [case.states, case.head.project.weight])
+        found.append((out.values, out.kls, *grads))
+    torch.testing.assert_close(*found)
+
+
+@every_kind
+@pytest.mark.parametrize("of", ["sparse", "sampled"])
+def test_equals_the_plain_path(kind: Divergence, of: str) -> None:
+    case = case_of(n=8, v=25, k=5, temperature=2.0)
+    targets = case.targets(of)
+    assert isinstance(targets, Sparse)
+    found = learn(case, kind, of).values
+    expected = divergence(
+        case.head(case.states),
+        targets.top_ids,
+        targets.logprobs,
+        targets.tail,
+        kind,
+        temperature=2.0,
+        tail_ids=targets.tail_ids,
+        tail_entropy=targets.tail_entropy,
+    )
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("Llama", {"tie_word_embeddings": True}),
+        ("Gemma2", {"final_logit_softcapping": 3.0, "attn_implementation": "eager"}),
+        ("Granite", {"logits_scaling": 4.0}),
+        ("Phi", {}),  # its head has a bias
+    ],
+)
+def test_whole_networks_learn_as_by_their_own_logits(kind: str, changes: dict[str, Any]) -> None:
+    made = network(kind, **changes).double()
+    head, ids = Head(made, 60), torch.arange(24)[None] % 60
+    targets = case_of(n=24, v=60).targets("sparse")
+    assert isinstance(targets, Sparse)
+    states = head.body(input_ids=ids, use_cache=False).last_hidden_state[0]
+    fused_loss(states, head, targets, "jsd", normaliser=24).total.backward()
+    found = {name: p.grad for name, p in made.named_parameters()}
+    made.zero_grad()
+    logits = made(input_ids=ids, use_cache=False).logits[0, :, :60]
+    values = divergence(logits, targets.top_ids, targets.logprobs, targets.tail, "jsd")
+    (values.sum() / 24).backward()
+    torch.testing.assert_close(found, {name: p.grad for name, p in made.named_parameters()})
+
+
+def test_what_is_frozen_gets_no_gradient() -> None:
+    case = case_of(bias=True)
+    case.head.project.requires_grad_(False)
+    whole = learn(case, "forward_kl", "sparse")
+    assert case.states.grad is not None and len(grads_of(case)) == 1
+    expected = case.states.grad
+    case.head.project.requires_grad_(True)
+    learn(case, "forward_kl", "sparse")
+    torch.testing.assert_close(case.states.grad, expected)
+    body = case._replace(states=case.states.detach())
+    out = learn(body, "forward_kl", "sparse")
+    assert len(grads_of(body)) == 2 and torch.equal(out.values, whole.values)
+
+
+def test_without_gradients_it_only_measures() -> None:
+    case = case_of(n=9, v=33).to(torch.float32)
+    expected = learn(case, "reverse_kl", "live")
+    with torch.inference_mode():
+        out = fused_loss(case.states, case.head, case.teacher, "reverse_kl", **case.options())
+    assert not out.total.requires_grad
+    assert torch.equal(out.values, expected.values)
+    learn(case, "reverse_kl", "live")  # the buffers are of use outside of inference mode
+
+
+def test_micro_batches_add_up() -> None:
+    case = case_of(n=8, bias=True)
+    learn(case, "skew_kl", "sparse")
+    whole = [g.clone() for g in grads_of(case)]
+    for parameter in (case.states, *case.head.project.parameters()):
+        parameter.grad = None
+    targets = case.targets("sparse")
+    assert isinstance(targets, Sparse)
+    for rows in (slice(0, 3), slice(3, 8)):
+        options = case.options(labels=None)
+        part = fused_loss(case.states[rows], case.head, targets.rows(rows), "skew_kl", **options)
+        part.total.backward()
+    torch.testing.assert_close(grads_of(case), whole)
+
+
+def test_the_gradient_follows_what_is_made_of_the_total() -> None:
+    case = case_of()
+    learn(case, "forward_kl", "sparse")
+    expected = [-3 * g for g in grads_of(case)]
+    case.states.grad = case.head.project.weight.grad = None
+    out = fused_loss(case.states, case.head, case.targets("sparse"), "forward_kl", **case.options())
+    (2 - 3 * out.total).backward()
+    torch.testing.assert_close(grads_of(case), expected)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any result of an operation has."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **kwargs or {})
+        for one in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(one, Tensor) and not func._schema.name.startswith("aten::expand"):
+                self.most = max(self.most, one.numel())
+        return out
+
+
+@every_teacher
+def test_never_makes_a_tensor_of_all_logits(teacher: str) -> None:
+    case = case_of(n=64, v=500, h=4, text_weight=0.2).to(torch.float32)
+    targets = case.targets(teacher)
+    options = case.options(token_chunk=8)
+    with Largest() as largest:
+        out = fused_loss(case.states, case.head, targets, "jsd", **options)
+        out.total.backward()
+    assert largest.most == 8 * 500
