@@ -69,11 +69,20 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens read and written, and the seconds of model time that this answer took its share of."""
+    """Tokens read and written, and the seconds of model time that this answer took its share of.
+
+    `cached` of those read came at a cache's price, `reasoning` of those written are no part of the
+    text. `lost_in` and `lost_out` are what earlier tries may have been billed that brought nothing,
+    at most.
+    """
 
     tokens_in: int
     tokens_out: int
     seconds: float = 0.0
+    cached: int = 0
+    reasoning: int = 0
+    lost_in: int = 0
+    lost_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

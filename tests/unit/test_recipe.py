@@ -125,6 +125,12 @@ def test_several_mistakes_are_told_at_once() -> None:
     assert all(key in line for key in ("'seed'", "'train.top_k'", "'teacher.modell'"))
 
 
+WITHOUT = {  # an example's value is not their default
+    *("field", "system", "permission", "temperature", "url", "key", "answers"),
+    *("dollars", "tokens", "input", "output"),
+}
+
+
 def test_the_example_parses_and_shows_the_defaults() -> None:
     example = resources.files("limbeck").joinpath("recipe.example.toml").read_text("utf-8")
     recipe = parse_recipe(tomllib.loads(example))
@@ -141,7 +147,7 @@ def test_the_example_parses_and_shows_the_defaults() -> None:
             section = table.setdefault(line.strip("[]"), {})
         elif (bare := line.removeprefix("# ").partition("#")[0]) in shown and line[:2] == "# ":
             for key, value in tomllib.loads(bare).items():
-                if key not in ("field", "system", "permission"):  # these have no default to show
+                if key not in WITHOUT:
                     section.setdefault(key, value)
     assert parse_recipe(table) == recipe, "what is commented out shows its default"
 
