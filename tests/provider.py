@@ -99,7 +99,9 @@ class Counts:
 def answer_to(prompt: str, words: int = 12) -> str:
     """The one right answer to a prompt, which a test can know too."""
     digest = hashlib.sha256(prompt.encode()).hexdigest()
-    return " ".join(["It", "is", digest[:8], *(f"w{digest[i % 60 : i % 60 + 4]}" for i in range(words - 3))])
+    return " ".join(
+        ["It", "is", digest[:8], *(f"w{digest[i % 60 : i % 60 + 4]}" for i in range(words - 3))]
+    )
 
 
 @dataclass
@@ -119,7 +121,9 @@ class Asked:
 class Provider:
     """A server on 127.0.0.1 for as long as the block lasts."""
 
-    def __init__(self, behaviour: Behaviour | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, behaviour: Behaviour | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.behaviour, self.tls = behaviour or Behaviour(), tls
         self.counts = Counts()
         self.seen: list[Asked] = []
@@ -316,7 +320,11 @@ class Provider:
         """What is said before anything was billed."""
         match fault:
             case "429" | "hour" | "date":
-                waits = {"429": "1", "hour": "3600", "date": formatdate(time.time() + 2, usegmt=True)}
+                waits = {
+                    "429": "1",
+                    "hour": "3600",
+                    "date": formatdate(time.time() + 2, usegmt=True),
+                }
                 return _error(asked.dialect, 429, "Slow down", {"Retry-After": waits[fault]})
             case "429 bare":
                 return _error(asked.dialect, 429, "Slow down")

@@ -77,7 +77,9 @@ def logprobs(body: dict[str, Any], top: int) -> None:
 def read_logprobs(document: Document) -> list[list[float]]:
     """For each token of the answer, its own log-probability and then those of the likeliest."""
     told = (document["choices"][0].get("logprobs") or {}).get("content") or []
-    return [[row["logprob"], *(t["logprob"] for t in row.get("top_logprobs") or [])] for row in told]
+    return [
+        [row["logprob"], *(t["logprob"] for t in row.get("top_logprobs") or [])] for row in told
+    ]
 
 
 def _content(content: Any) -> tuple[str, str]:
