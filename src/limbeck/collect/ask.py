@@ -41,9 +41,7 @@ class Asking:
         return replace(self, sampling=replace(self.sampling, max_tokens=self.again), again=0)
 
 
-def missing(
-    prompts: Iterable[Prompt], asking: Asking, store: AnswerStore
-) -> Iterator[Prompt]:
+def missing(prompts: Iterable[Prompt], asking: Asking, store: AnswerStore) -> Iterator[Prompt]:
     """The prompts that the store has no answer to, as they are asked for."""
     for some in _chunks(prompts):
         keys = [asking.key(p) for p in some]

@@ -69,6 +69,39 @@ class Ticket:
 
 
 @dataclass(slots=True)
+class _Row:
+    """Trouble of one kind, and whether it is more than bad luck.
+
+    `length` is how often in a row the very next question met it again; `thick` says that it hit
+    `many` of ten questions.
+    """
+
+    many: int
+    reacted: int = 0  # questions sent when it was last taken note of
+    length: int = 0
+    thick: bool = False
+    _latest: deque[int] = field(default_factory=deque)
+
+    @property
+    def serious(self) -> bool:
+        """Whether it is more than bad luck."""
+        return self.thick or self.length >= HEED_ALL
+
+    def note(self, ticket: Ticket, sent: int) -> bool:
+        """Take note; False where it is old news, of a question sent before the last note."""
+        self._latest.append(ticket.number)
+        if len(self._latest) > self.many:
+            self._latest.popleft()
+        self.thick = len(self._latest) == self.many and (max(self._latest) - min(self._latest) < 10)
+        if ticket.number <= self.reacted:
+            return False
+        alone = ticket.number == self.reacted + 1  # else those sent before it were let in
+        self.length = self.length + 1 if alone else 1
+        self.reacted = sent
+        return True
+
+
+@dataclass(slots=True)
 class Pace:
     """The pace of one route. All times are in seconds of `clock`.
 
@@ -88,10 +121,9 @@ class Pace:
     denied: int = 0
     _paused: float = 0.0
     _starting: bool = True
-    _shrunk: float = -1e9
     _grown: float = 0.0
-    _reacted: int = 0  # questions sent when trouble was last taken note of
-    _in_row: int = 0  # how often in a row the very next question met trouble again
+    _refusals: _Row = field(default_factory=lambda: _Row(6))
+    _strains: _Row = field(default_factory=lambda: _Row(8))
     _trouble: float | None = None  # when it began, if nothing was answered since
     _failed: int = 0
     _words: str = ""
@@ -102,6 +134,8 @@ class Pace:
     _raised: float = 0.0
     _step: float = RAISE
     _sure: float = 10.0  # questions that the rate was measured on, 10 to 2 / ABOVE
+    _mark: tuple[int, int] = (0, 0)  # questions and refusals when the share was last looked at
+    _share: float | None = None  # of questions refused, where that is not a matter of rate
     _shade: float = 0.0  # share of a told rate that is left out, after refusals in spite of it
 
     def __post_init__(self) -> None:
@@ -114,7 +148,7 @@ class Pace:
         now = self.clock()
         for limit in self.limits.values():
             limit.fill(now)
-        if self._starting and self.in_flight and now - self._grown > 1.0:
+        if self._starting and self._answered and now - self._grown > 1.0:
             self.window, self._grown = min(float(self.most), 2 * self.window), now
         if self.in_flight >= int(self.window):
             self._anchors.clear()  # it is not the limit that holds back: nothing to measure
@@ -172,16 +206,15 @@ class Pace:
         self.denied += 1
         self._hear(ticket, headers)
         told = retry_after(headers)
-        news = self._trouble_at(ticket, now, why, told)
+        self._trouble_at(now, why, told)
+        news = self._refusals.note(ticket, self.sent)
         if any(limit.told for limit in self.limits.values()):
             self._shade = min(0.05, self._shade + ABOVE * news)
-        elif news:
+        elif news if "requests" in self.limits else self._refusals.serious:
             self._measure(ticket)
         if told is None:
-            told = (
-                min(LONGEST_PAUSE, 0.25 * 2.0 ** max(0, self._in_row - HEED_ALL)) * self._spread()
-            )
-        if told > BRIEF or self._in_row >= HEED_ALL:
+            told = self._pause_after(self._refusals.length - HEED_ALL)
+        if told > BRIEF or self._refusals.length >= HEED_ALL:
             self._pause(now + told)
         return told
 
@@ -189,13 +222,13 @@ class Pace:
         """The service failed (5xx, a reset, silence): fewer at once, and a pause if it asks."""
         now = self.clock()
         self._failed += 1
-        self._starting = False
+        self._starting = self._starting and not self._strains.thick
         told = retry_after(headers)
-        self._trouble_at(ticket, now, why, told)
-        if now - self._shrunk > 1.0:
-            self.window, self._shrunk = max(1.0, self.window * 0.7), now
-        if told is None and self._in_row >= HEED_ALL:
-            told = min(LONGEST_PAUSE, 0.25 * 2.0 ** (self._in_row - HEED_ALL)) * self._spread()
+        self._trouble_at(now, why, told)
+        if self._strains.note(ticket, self.sent) and self._strains.thick:
+            self.window = max(1.0, self.window * 0.7)
+        if told is None and self._strains.length >= 2 * HEED_ALL:
+            told = self._pause_after(self._strains.length - 2 * HEED_ALL)
         if told is not None:
             self._pause(now + told)
 
@@ -246,8 +279,10 @@ class Pace:
             limit = Limit("requests", self._lately(1.0), 1.0, 0.0, self.clock(), told=False)
             self.limits["requests"] = limit
             self._paused = max(self._paused, limit.at + BURST_SECONDS)
-        elif self._in_row >= HEED_ALL:  # what was measured holds no longer
+        elif self._refusals.length >= HEED_ALL:  # what was measured holds no longer
             limit.rate = max(limit.rate / 2, self._lately(SPAN))
+        elif self._whatever_rate(ticket, limit):
+            pass
         elif self._anchors:
             while len(self._anchors) > 1 and at - self._anchors[1][0] > SPAN:
                 self._anchors.popleft()
@@ -260,6 +295,27 @@ class Pace:
         limit.most = max(1.0, min(limit.rate * BURST_SECONDS, BURST))
         limit.level = min(limit.level, 0.0)
         self._raised, self._step = at, RAISE
+
+    def _whatever_rate(self, ticket: Ticket, limit: Limit) -> bool:
+        """Whether questions are refused at any rate: as many of a hundred at twice the rate."""
+        number, denied = self._mark
+        asked = ticket.number - number
+        if asked < 0 or self._sure < 50:
+            self._mark = (max(number, ticket.number), self.denied)
+        elif asked >= 100:
+            share = (self.denied - denied) / asked
+            self._mark = (ticket.number, self.denied)
+            if share <= 0.03:
+                self._share = None
+            elif self._share is None or share < self._share + 0.05:
+                self._share = share if self._share is None else self._share
+                limit.rate *= 2
+                self._anchors.clear()
+            else:  # it is the rate, and is to be measured in peace
+                self._share, self._mark = None, (ticket.number + 1000, self.denied)
+                limit.rate /= 2
+                self._anchors.clear()
+        return self._share is not None
 
     def _lately(self, span: float) -> float:
         """Questions let in a second, over the last `span` seconds or since the first."""
@@ -287,8 +343,8 @@ class Pace:
         if limit is not None and not limit.told:
             limit.level, limit.at = min(limit.level, 0.0), self._paused
 
-    def _trouble_at(self, ticket: Ticket, now: float, why: str, told: float | None) -> bool:
-        """Take note of trouble; False where it is old news, of a question sent before the last."""
+    def _trouble_at(self, now: float, why: str, told: float | None) -> None:
+        """Give up where the pause asked for is too long, or trouble has lasted too long."""
         self._words = why
         if told is not None and told > self.patience:
             self._too_long(told)
@@ -299,12 +355,6 @@ class Pace:
                 f"{self.who} has answered nothing for {duration(now - self._trouble)}: {why}. "
                 f"{self._advice()}"
             )
-        if ticket.number <= self._reacted:
-            return False
-        alone = ticket.number == self._reacted + 1  # else those sent before it were let in
-        self._in_row = self._in_row + 1 if alone else 1
-        self._reacted = self.sent
-        return True
 
     def _too_long(self, wait: float) -> None:
         limits = [one for one in self.limits.values() if one.told and one.level < 1]
@@ -320,6 +370,10 @@ class Pace:
             "What was answered is kept. Run the same command again later; or raise the limit with "
             "the provider, or take another model or provider."
         )
+
+    def _pause_after(self, row: int) -> float:
+        """A pause of our own making, doubled with every further trouble in a row."""
+        return min(LONGEST_PAUSE, 0.25 * 2.0 ** max(0, min(row, 10))) * self._spread()
 
     def _spread(self) -> float:
         return self.random.uniform(0.5, 1.5)

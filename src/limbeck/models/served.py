@@ -392,7 +392,7 @@ def proxy_for(url: str) -> str | None:
 
 
 def _event_loop() -> Any:
-    """uvloop's where it is installed: half the time a question; else asyncio's own."""
+    """The loop of uvloop where that is installed, at half the time a question."""
     try:
         from uvloop import new_event_loop
     except ImportError:
