@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck import __version__
-from limbeck.collect.ask import ask, missing, stored
-from limbeck.collect.prompts import load_prompts, read_prompts, write_prompts
+from limbeck.collect.ask import Asking, ask, collected, missing, stored
+from limbeck.collect.prompts import iterate_prompts, load_prompts, read_prompts, write_prompts
 from limbeck.collect.store import AnswerStore, outcomes
 from limbeck.errors import InputError
 from limbeck.files import sha256_file, write_text
@@ -22,8 +24,10 @@ from limbeck.records import Answer, Permission, Prompt
 from limbeck.run import Run, Stage, key_of
 
 if TYPE_CHECKING:
+    from limbeck.collect.listing import Format
     from limbeck.collect.targets import TargetsFolder
     from limbeck.models.local import LocalModel
+    from limbeck.models.routes import Route
     from limbeck.records import Role
     from limbeck.train.loop import Learns
 
@@ -60,10 +64,31 @@ class Walk:
     @cached_property
     def permission(self) -> Permission:
         """What the teacher's licence, or a recorded permission, says."""
-        section, found = self.recipe.permit, self.weights
+        section = self.recipe.permit
         recorded = Path(section.permission) if section.permission else None
-        licence = decide.Licence(found.licence, found.licence_source)
-        return decide.decide(found.name, licence, section.purpose, recorded)
+        if self.served:
+            name, licence = self.served[0].teacher, decide.Licence(None, "")
+        else:
+            name = self.weights.name
+            licence = decide.Licence(self.weights.licence, self.weights.licence_source)
+        return decide.decide(name, licence, section.purpose, recorded)
+
+    @cached_property
+    def served(self) -> tuple[Route, Asking] | None:
+        """The teacher's route and what its answers are stored under, if it is behind a service."""
+        if not self.recipe.teacher.served:
+            return None
+        from limbeck.collect.service import asking_of
+
+        return asking_of(self.recipe)
+
+    @cached_property
+    def asking(self) -> Asking:
+        """What the teacher's answers are stored under."""
+        if self.served:
+            return self.served[1]
+        sampling = self.recipe.teacher.sampling(self.recipe.seed)
+        return Asking(self.weights.fingerprint, "local", sampling)
 
     @cached_property
     def all_prompts(self) -> tuple[Prompt, ...]:
@@ -73,9 +98,8 @@ class Walk:
     @cached_property
     def answers(self) -> list[Answer]:
         """The teacher's answers to all prompts, in their order."""
-        found, sampling = self.weights, self.recipe.teacher.sampling(self.recipe.seed)
         with self._store() as store:
-            return stored(self.all_prompts, found.fingerprint, "local", sampling, store)
+            return stored(self.all_prompts, self.asking, store)
 
     def asked(self, split: str) -> list[tuple[Prompt, Answer]]:
         """The prompts of one split with the teacher's kept answers."""
@@ -100,14 +124,23 @@ class Walk:
             trust_remote_code=section.trust_remote_code,
         )
 
+    @property
+    def _store_path(self) -> Path:
+        return Path(self.recipe.teacher.answers or self.folder / "answers.sqlite")
+
     def _store(self) -> AnswerStore:
-        return AnswerStore(self.folder / "answers.sqlite")
+        return AnswerStore(self._store_path)
+
+    def _prompts(self) -> Iterator[Prompt]:
+        """The run's prompts one after another: there may be more than fit in memory."""
+        return iterate_prompts(self.folder / "prompts.jsonl")
 
     @cached_property
     def _collect_key(self) -> str:
-        ids = [[p.id, p.split] for p in self.all_prompts]
-        sampling = asdict(self.recipe.teacher.sampling(self.recipe.seed))
-        return key_of("collect", ids, self.weights.fingerprint, sampling)
+        ids = sha256()
+        for prompt in self._prompts():
+            ids.update(f"{prompt.id} {prompt.split}\n".encode())
+        return key_of("collect", ids.hexdigest(), asdict(self.asking))
 
     @property
     def _targets_key(self) -> str:
@@ -164,31 +197,31 @@ class Walk:
     def collect(self) -> None:
         """Ask the teacher for what is missing; every prompt ends in one outcome."""
         key = self._collect_key
-        path = self.folder / "answers.sqlite"
+        path = self._store_path
         if self._skipped("collect", key, path):
             return
-        sampling = self.recipe.teacher.sampling(self.recipe.seed)
         with self.run.work("collect", key) as facts, self._store() as store:
-            found = self.weights
-            due = missing(self.all_prompts, found.fingerprint, "local", sampling, store)
-            self.answers = (
-                ask(self.teacher, self.all_prompts, sampling, store, "collect")
-                if due
-                else stored(self.all_prompts, found.fingerprint, "local", sampling, store)
-            )
-            facts |= {"answers": len(self.answers), "asked_now": len(due)}
-            facts["tokens_in"] = sum(a.usage.tokens_in for a in self.answers)
-            facts["tokens_out"] = sum(a.usage.tokens_out for a in self.answers)
-            facts |= outcomes(self.answers)
-            for split in ("train", "held_out"):
-                if not self.asked(split):
-                    raise InputError(
-                        f"No answer to a {split} prompt was kept: {outcomes(self.answers)}. Raise "
-                        "teacher.max_tokens where answers are truncated, or change the prompts."
-                    )
+            asked_now = self._ask_service(store) if self.served else self._ask_weights(store)
+            facts |= collected(self._prompts(), self.asking, store)
+            facts["asked_now"] = asked_now
+
+    def _ask_weights(self, store: AnswerStore) -> int:
+        due = sum(1 for _ in missing(self.all_prompts, self.asking, store))
+        if due:
+            ask(self.teacher, self.all_prompts, self.asking.sampling, store, "collect")
+        return due
+
+    def _ask_service(self, store: AnswerStore) -> int:
+        from limbeck.collect.service import alone, ask_service
+
+        with alone(self._store_path):
+            return ask_service(self.recipe, self._prompts, store, self.folder)
 
     def targets(self) -> None:
         """The teacher's distribution over every kept answer, held-out ones too."""
+        if self.served:
+            say(f"{'targets':>9}  none: text alone")
+            return
         key = self._targets_key
         if self._skipped("targets", key, self.folder / "targets" / "index.jsonl"):
             return
@@ -204,6 +237,11 @@ class Walk:
             return
         from limbeck.train.student import start_from_layers, start_from_model
 
+        if self.served:
+            raise InputError(
+                "Training on the text of a service's answers is not built yet: they are collected, "
+                f"and limbeck answers {self.folder} --export FILE writes them for another trainer."
+            )
         section = self.recipe.student
         with self.run.work("student", self._student_key) as facts:
             if section.base == "teacher":
@@ -358,6 +396,16 @@ class Walk:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}). Remove it and run again.") from None
+
+    def listed(self, outcome: str | None, form: Format) -> Iterator[dict[str, Any]]:
+        """The answers as rows (see `collect.listing`), of one outcome or all."""
+        from limbeck.collect.listing import messages, rows
+
+        if not self._store_path.exists():
+            raise InputError(f"{self.folder} has no answers yet: run limbeck collect first")
+        with self._store() as store:
+            found = rows(self._prompts(), self.asking, store, outcome)
+            yield from messages(found) if form == "messages" else found
 
     def _cost(self) -> dict[str, float]:
         stages = self.run.manifest["stages"].values()

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -109,7 +110,13 @@ class Answer:
     @staticmethod
     def identify(prompt_id: str, model: str, route: str, sampling: Sampling) -> str:
         """The key under which an answer is stored and found again."""
-        return identity("answer", prompt_id, model, route, asdict(sampling))
+        return identity("answer", prompt_id, model, route, _fields(sampling))
+
+
+@lru_cache(maxsize=16)
+def _fields(sampling: Sampling) -> dict[str, Any]:
+    """As a table; kept, since it is wanted for every answer."""
+    return asdict(sampling)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

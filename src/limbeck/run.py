@@ -20,7 +20,7 @@ from limbeck import __version__
 from limbeck.errors import InputError
 from limbeck.files import disk_full, sweep_parts, write_text
 from limbeck.progress import duration, say
-from limbeck.recipe import Recipe, differences, read_recipe
+from limbeck.recipe import ASKING, Recipe, differences, read_recipe
 from limbeck.records import identity
 
 Stage: TypeAlias = Literal[
@@ -172,6 +172,9 @@ def _claim(run: Run) -> None:
         return
     keys = differences(run.recipe, read_recipe(saved))
     if not keys:
+        return
+    if set(keys) <= ASKING:
+        run.adopt()
         return
     made = [stage for stage, entry in run.manifest["stages"].items() if "finished" in entry]
     if set(made) - {"permit", "prompts"}:

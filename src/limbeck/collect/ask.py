@@ -11,8 +11,7 @@ from limbeck.collect.verify import verified
 from limbeck.errors import InputError
 from limbeck.models.protocol import Model
 from limbeck.progress import stage_bar
-from limbeck.records import Answer, Prompt, Sampling
-
+from limbeck.records import OUTCOMES, Answer, Prompt, Sampling, Split
 
 ALL_REFUSED = 50  # refusals from the first answer on, after which the rest is not asked
 
@@ -114,6 +113,29 @@ def paired(
             second = store.get([longer.key(p) for p in cut])
             found |= {a.prompt_id: a for a in second if a.finish_reason != "error"}
         yield from ((p, found.get(p.id)) for p in some)
+
+
+def collected(prompts: Iterable[Prompt], asking: Asking, store: AnswerStore) -> dict[str, int]:
+    """Answers, their tokens and how each ended; every prompt with an answer is in one outcome.
+
+    Raises InputError where no answer was kept to learn from, or none to test on.
+    """
+    ended = dict.fromkeys(OUTCOMES, 0)
+    kept: dict[Split, int] = {"train": 0, "held_out": 0}
+    tokens = {"tokens_in": 0, "tokens_out": 0}
+    for prompt, answer in paired(prompts, asking, store):
+        if answer is not None:
+            ended[answer.outcome] += 1
+            kept[prompt.split] += answer.outcome == "kept"
+            tokens["tokens_in"] += answer.usage.tokens_in
+            tokens["tokens_out"] += answer.usage.tokens_out
+    for split, number in kept.items():
+        if not number:
+            raise InputError(
+                f"No answer to a {split} prompt was kept: {ended}. Raise teacher.max_tokens where "
+                "answers are truncated, or change the prompts."
+            )
+    return {"answers": sum(ended.values()), **tokens, **ended}
 
 
 def _chunks(prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:

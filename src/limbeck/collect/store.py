@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -145,11 +146,16 @@ def outcomes(answers: Iterable[Answer]) -> dict[Outcome, int]:
 
 def _row(a: Answer) -> tuple[object, ...]:
     return (
-        a.id, a.prompt_id, a.model, a.route, json.dumps(asdict(a.sampling), sort_keys=True),
-        a.text, a.reasoning, json.dumps(a.tool_calls), np.array(a.token_ids, "<i4").tobytes(),
+        a.id, a.prompt_id, a.model, a.route, _sampling(a.sampling), a.text, a.reasoning,
+        json.dumps(a.tool_calls), np.array(a.token_ids, "<i4").tobytes(),
         a.finish_reason, a.usage.tokens_in, a.usage.tokens_out, a.usage.seconds, a.outcome, a.why,
         a.usage.cached, a.usage.reasoning, a.usage.lost_in, a.usage.lost_out,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def _sampling(sampling: Sampling) -> str:
+    return json.dumps(asdict(sampling), sort_keys=True)
 
 
 def _answer(row: tuple[object, ...]) -> Answer:

@@ -185,7 +185,7 @@ class _Desk:
             self._wake("gather")
 
     def _due(self, now: float) -> tuple[_Job | None, float | None]:
-        """The next question, those tried again first; or None and the seconds until there is one."""
+        """The next question, those tried again first; or None and the seconds until one is due."""
         if self.later and self.later[0][0] <= now:
             return heapq.heappop(self.later)[2], None
         if self.next is None:
@@ -283,7 +283,9 @@ class _Desk:
                 job.lost.tokens_in + spent.tokens_in, job.lost.tokens_out + spent.tokens_out
             )
         self.purse.settle(job.most, spent)
-        self.useless = 0 if result.kind in ("good", "denied") else self.useless + 1
+        if result.kind == "good":
+            self.useless = 0
+        self.useless += result.kind in ("broken", "prompt")
         if self.useless >= HOPELESS:
             self.pace.back()
             raise ServiceError(
@@ -334,7 +336,6 @@ class _Desk:
     ) -> None:
         model = self.model
         seconds = round(time.monotonic() - job.began, 4)
-        lost = {"lost_in": job.lost.tokens_in, "lost_out": job.lost.tokens_out}
         self.answers.append(
             Answer(
                 id=Answer.identify(job.prompt.id, model.fingerprint, model.route, self.sampling),
@@ -347,7 +348,15 @@ class _Desk:
                 tool_calls=(),
                 token_ids=(),
                 finish_reason=finish,
-                usage=replace(usage, seconds=seconds, **lost),
+                usage=Usage(
+                    usage.tokens_in,
+                    usage.tokens_out,
+                    seconds,
+                    usage.cached,
+                    usage.reasoning,
+                    job.lost.tokens_in,
+                    job.lost.tokens_out,
+                ),
                 outcome=outcome,
                 why=why,
             )
