@@ -138,6 +138,7 @@ class _Desk:
         if not sender.done():
             await asyncio.sleep(self.linger)
         found, self.answers = self.answers, []
+        self.on_tokens(sum(answer.usage.tokens_out for answer in found))
         if not found:
             sender.result()  # a mistake of ours is not hidden
             if self.stop is not None:
@@ -295,7 +296,6 @@ class _Desk:
         if reply is not None and spent is not None:
             self.pace.answered(ticket, headers, spent)
             self._answered(job, reply.text, reply.reasoning, reply.finish, spent)
-            self.on_tokens(spent.tokens_out)
         elif result.kind == "prompt":
             self.pace.answered(ticket, headers, None)
             outcome: Outcome = "refused" if result.refused else "failed"
