@@ -16,7 +16,7 @@ from limbeck.models.budget import Purse, bound
 from limbeck.models.exchange import Result, judge, redact
 from limbeck.models.pace import Pace, Ticket
 from limbeck.models.routes import Route
-from limbeck.models.served import proxy_for
+from limbeck.models.wire import proxy_for
 from limbeck.records import Message, Prompt, Sampling, Usage
 
 TOP = 20  # log-probabilities asked for: no service that we know gives more

@@ -31,6 +31,7 @@ RAISE = 0.02  # first step up from a measured rate, doubled while nothing is ref
 RAISE_SECONDS = 1.0
 BURST_SECONDS, BURST = 0.25, 32.0  # what may be made up for, of a rate that was only measured
 LONGEST_PAUSE = 15.0  # of our own making
+SLOWEST = 1.0  # questions a second of a measured rate: below, pauses do it
 
 
 @dataclass(slots=True)
@@ -318,7 +319,7 @@ class Pace:
         """Questions let in a second, over the last `span` seconds or since the first."""
         now, count = self.clock(), self.sent - self.denied - self._failed
         began, before = next((one for one in self._history if now - one[0] <= span), (now, count))
-        return max((count - before) / max(now - began, BURST_SECONDS), 0.2)
+        return max((count - before) / max(now - began, BURST_SECONDS), SLOWEST)
 
     def _raise(self, now: float) -> None:
         """Try a little more of a measured rate while nothing is refused."""

@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from pydantic_core import to_json
@@ -21,6 +19,7 @@ from limbeck.models.exchange import Result, judge, redact
 from limbeck.models.pace import Pace, Ticket
 from limbeck.models.protocol import QUIET, Asked, OnTokens
 from limbeck.models.routes import Route
+from limbeck.models.wire import event_loop, proxy_for
 from limbeck.progress import duration, say
 from limbeck.records import Answer, Outcome, Prompt, Sampling, Targets, Usage
 
@@ -66,7 +65,7 @@ class ServedModel:
         purse, a service that is worn out) is raised after the last answer in flight has come.
         """
         desk = _Desk(self, iter(prompts), sampling, on_tokens)
-        with asyncio.Runner(loop_factory=_event_loop()) as runner:
+        with asyncio.Runner(loop_factory=event_loop()) as runner:
             try:
                 runner.run(desk.open())
                 while answers := runner.run(desk.gather()):
@@ -390,20 +389,3 @@ def _broken_off(error: Exception, key: str) -> Result:
     if isinstance(error, TimeoutError):
         return Result("strained", f"no byte for {duration(SILENCE)}", paid=True)
     return Result("strained", f"broken off: {redact(first_line(error), key) or name}", paid=True)
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for this URL, if any."""
-    parts = urlsplit(url)
-    if proxy_bypass(parts.hostname or ""):
-        return None
-    return getproxies().get(parts.scheme)
-
-
-def _event_loop() -> Any:
-    """The loop of uvloop where that is installed, at half the time a question."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        return None
-    return new_event_loop
