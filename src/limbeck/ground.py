@@ -75,12 +75,12 @@ class Ground:
     def permission(self) -> Permission:
         """What the terms of all that shapes the rows, or a recorded permission, say."""
         section = self.recipe.teacher
-        if section.url is not None:
-            route = routes.route_at(section.url, section.model)
-        elif section.served:
-            route = routes.route_of(section.model)
-        else:
+        if not self.served:
             route = _route(self.weights)
+        elif section.url is not None:
+            route = routes.route_at(section.url, section.model)
+        else:
+            route = routes.route_of(section.model)
         return gate.permission_for([route], self.recipe.permit)
 
     @cached_property

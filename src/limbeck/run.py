@@ -35,8 +35,7 @@ PRESENTED = ("export.name", "export.licence", "permit.")
 """How keys begin that may change at any time: no weight depends on how the student is given out, or
 by whose leave."""
 CARRIED_OUT = (
-    "budget.", "teacher.answers", "teacher.in_flight", "teacher.insecure", "teacher.key",
-    "train.checkpoint_seconds",
+    "budget.", "teacher.in_flight", "teacher.insecure", "teacher.key", "train.checkpoint_seconds",
 )  # fmt: skip
 """Likewise: they decide how a run is carried out, and nothing of what it makes."""
 

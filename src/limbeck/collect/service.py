@@ -89,7 +89,7 @@ def ask_service(
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Hold a shared store alone: two runs that ask the same would pay twice."""
-    with path.with_name(f"{path.name}.lock").open("a") as file:
+    with path.with_name(f".{path.name}.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
