@@ -17,7 +17,7 @@ from limbeck.models.exchange import Result, judge, redact
 from limbeck.models.pace import Pace, Ticket
 from limbeck.models.routes import Route
 from limbeck.models.wire import proxy_for
-from limbeck.records import Message, Prompt, Sampling, Usage
+from limbeck.records import Message, Prompt, Sampling
 
 TOP = 20  # log-probabilities asked for: no service that we know gives more
 WORD = "alembic"
@@ -190,9 +190,9 @@ class _Prober:
                 raw = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError):
             return None
-        self.purse.spend(Usage(most.tokens_in, TOKENS))  # what it used comes in pieces
+        self.purse.spend(most)  # at most: what it used is told in pieces
         self.used[0] += most.tokens_in
-        self.used[1] += self.sampling.max_tokens
+        self.used[1] += most.tokens_out
         if response.status != 200:
             return False if response.status in (400, 422) else None
         return raw.lstrip().startswith((b"data:", b"event:"))
