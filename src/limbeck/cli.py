@@ -83,6 +83,45 @@ def collect(
 
 
 @app.command
+def answers(
+    recipe: Target,
+    *,
+    run: Folder = None,
+    outcome: Annotated[
+        str | None,
+        Parameter(help="Only: kept, rejected, truncated, refused, failed, or unasked."),
+    ] = None,
+    export: Annotated[Path | None, Parameter(help="Write them to a .jsonl or .parquet.")] = None,
+    format: Annotated[  # noqa: A002
+        Literal["rows", "messages"],
+        Parameter(help="rows, or the kept ones as the messages that other trainers read."),
+    ] = "rows",
+    json_: AsJson = False,
+) -> None:
+    """List the teacher's answers, a row a prompt, or export them.
+
+    Example: limbeck answers runs/support-replies --outcome refused
+    """
+    from limbeck.ground import Ground
+    from limbeck.run import Run, resolve
+
+    found, place = resolve(recipe, run)
+    chosen = Ground(Run(place, found)).listed(outcome, format)
+    if export is not None:
+        from limbeck.collect.listing import export as write
+
+        written = write(chosen, export)
+        _tell(json_, {"file": str(export), "rows": written}, f"Wrote {written:,} rows to {export}")
+    elif json_:
+        _tell(True, {"rows": list(chosen)}, "")
+    else:
+        from limbeck.collect.listing import line
+
+        for row in chosen:
+            print(line(row) if format == "rows" else json.dumps(row, ensure_ascii=False))  # noqa: T201
+
+
+@app.command
 def train(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None:
     """Train the student, and the control that it is compared with.
 

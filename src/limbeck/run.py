@@ -32,8 +32,12 @@ PACKAGES = ("limbeck", "torch", "transformers", "safetensors", "tokenizers", "nu
 
 
 PRESENTED = ("export.name", "export.licence", "permit.")
-"""Keys that may change at any time: no weight depends on how the student is given out, or by whose
-leave."""
+"""How keys begin that may change at any time: no weight depends on how the student is given out, or
+by whose leave."""
+CARRIED_OUT = (
+    "budget.", "teacher.in_flight", "teacher.insecure", "teacher.key", "train.checkpoint_seconds",
+)  # fmt: skip
+"""Likewise: they decide how a run is carried out, and nothing of what it makes."""
 
 
 class Run:
@@ -187,8 +191,9 @@ def _claim(run: Run) -> None:
     if not keys:
         return
     made = [stage for stage, entry in run.manifest["stages"].items() if "finished" in entry]
-    if all(key.startswith(PRESENTED) for key in keys):
-        say(f"{'recipe':>9}  changed in {', '.join(keys)}: the student is exported anew")
+    if all(key.startswith((*PRESENTED, *CARRIED_OUT)) for key in keys):
+        if shown := [key for key in keys if key.startswith(PRESENTED)]:
+            say(f"{'recipe':>9}  changed in {', '.join(shown)}: the student is exported anew")
         run.adopt()
         return
     if set(made) - {"permit", "prompts"}:
