@@ -75,7 +75,9 @@ class ServedModel:
             finally:
                 runner.run(desk.close())
 
-    def score(self, asked: Sequence[Asked], top_k: int, temperature: float) -> Iterator[Targets]:
+    def score(
+        self, asked: Sequence[Asked], top_k: int, temperature: float, tail_samples: int = 0
+    ) -> Iterator[Targets]:
         """A service's distributions over its answers are not to be had."""
         raise InputError(f"{self.name} is behind a service and cannot score answers")
 
