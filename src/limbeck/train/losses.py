@@ -17,9 +17,9 @@ Of the student q from the teacher p:
   `skew` is the α of DistiLLM, arXiv 2402.03898; at 0 they are forward and reverse KL.
 - `tvd`: total variation, half the sum of |p − q|.
 - `adaptive_kl`: w·KL(p‖q) + (1 − w)·KL(q‖p), where w is the head's share of the sum of |p − q|
-  and the head is the fewest likeliest tokens that hold half of the teacher's mass: the AKL of
-  Wu et al., arXiv 2404.02657, section 4. As in the authors' code w is a constant, not
-  differentiated.
+  and the head is the fewest likeliest tokens that hold half of the teacher's mass, with any as
+  likely as the last of them: the AKL of Wu et al., arXiv 2404.02657, section 4. As in the
+  authors' code w is a constant, not differentiated.
 
 Logits are finite, and already at the position that predicts the token: the caller has shifted.
 """
