@@ -132,7 +132,7 @@ def recipe(provider: Provider, **sections: dict[str, object]) -> object:
     return parse_recipe(table)
 
 
-def run(provider: Provider, folder: Path, n: int = 30, **sections: Any) -> int:
+def run(provider: Provider, folder: Path, n: int = 30, /, **sections: Any) -> int:
     with AnswerStore(folder / "a.sqlite") as store:
         return ask_service(recipe(provider, **sections), lambda: prompts(n), store, folder)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
