@@ -9,6 +9,7 @@ are, and by which settings all train.
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import subprocess
@@ -164,10 +165,15 @@ class Trl:
         return self.trainer.model
 
 
+@functools.cache
+def _judge(folder: str) -> LocalModel:
+    return LocalModel(find(folder))
+
+
 @torch.no_grad()
 def held_out_kl(job: dict[str, Any], network: Any) -> float:
     """Dense forward KL from the teacher, in nats a token, on the held-out rows' answers."""
-    teacher = LocalModel(find(job["teacher"]))
+    teacher = _judge(job["teacher"])
     total, count = 0.0, 0
     was_training, network = network.training, network.eval()
     for prompt, answer in asked(job["held_out"], teacher.tokenizer):
