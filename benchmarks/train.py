@@ -64,7 +64,7 @@ def main() -> None:
             rows += [r for r in _steps(job, args.runs) if r["what"] in wanted]
         for what, vocabulary in (("kernel_49k", 49_152), ("kernel_152k", 151_936)):
             if what in wanted:
-                tokens = 4096 if args.full else 1024
+                tokens = 4096 if args.full else 512
                 rows.append(kernel_rows(what, tokens, vocabulary, args.runs))
         if "whole_job" in wanted:
             rows.append(_whole_job(job, 96 if args.full else 24))
