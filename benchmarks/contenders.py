@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from peak import peak_gb
 
 from limbeck.collect.targets import Binding, TargetsFolder
 from limbeck.models.local import LocalModel, compute_dtype
@@ -271,8 +271,7 @@ def main() -> None:
 
 
 def _tell(**facts: float) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    sys.__stdout__.write(json.dumps({**facts, "peak_gb": peak}) + "\n")  # pyright: ignore[reportOptionalMemberAccess]
+    sys.__stdout__.write(json.dumps({**facts, "peak_gb": peak_gb()}) + "\n")  # pyright: ignore[reportOptionalMemberAccess]
     sys.__stdout__.flush()  # pyright: ignore[reportOptionalMemberAccess]
 
 
