@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")  # our bars tell the same
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself bit for bit
     sys.exit(run(arguments))
 
 
@@ -62,8 +63,11 @@ def _line(error: Exception) -> str:
 
 
 def _said(text: str, code: int, as_json: bool) -> int:
+    from limbeck import ranks
     from limbeck.progress import say
 
+    if not ranks.may_speak():
+        return code
     say(f"{'limbeck':>9}  {text}")
     if as_json:
         print(json.dumps({"error": text, "exit_code": code}, ensure_ascii=False))  # noqa: T201

@@ -128,6 +128,14 @@ def chat(
 
 
 def _walk(target: Path, folder: Path | None, last: Any, as_json: bool) -> None:
+    from limbeck import ranks
+
+    with ranks.joined() as first:
+        if first:
+            _walk_here(target, folder, last, as_json)
+
+
+def _walk_here(target: Path, folder: Path | None, last: Any, as_json: bool) -> None:
     from limbeck.distill import STAGES, Walk
     from limbeck.errors import GateError
     from limbeck.progress import say

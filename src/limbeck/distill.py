@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck import __version__
+from limbeck import __version__, ranks
 from limbeck.collect.ask import ask, missing, stored
 from limbeck.collect.prompts import load_prompts, read_prompts, write_prompts
 from limbeck.collect.store import AnswerStore, outcomes
@@ -17,7 +18,7 @@ from limbeck.files import sha256_file, write_text
 from limbeck.models import weights as models
 from limbeck.permit import decide
 from limbeck.progress import say
-from limbeck.recipe import PromptsSection
+from limbeck.recipe import RUNS_ALIKE, PromptsSection
 from limbeck.records import Answer, Permission, Prompt
 from limbeck.run import Run, Stage, key_of
 
@@ -90,10 +91,15 @@ class Walk:
         return self._load(self.weights)
 
     def _load(self, weights: models.Weights) -> LocalModel:
+        return self._loading(weights)()
+
+    def _loading(self, weights: models.Weights) -> Callable[[], LocalModel]:
+        """What loads a model, here or on another rank."""
         from limbeck.models.local import LocalModel
 
         section = self.recipe.teacher
-        return LocalModel(
+        return partial(
+            LocalModel,
             weights,
             precision=self.recipe.train.precision,
             batch_size=section.batch_size,
@@ -119,7 +125,7 @@ class Walk:
         return key_of("student", self._collect_key, self.recipe.student.model_dump())
 
     def _train_key(self, role: Learns) -> str:
-        section = self.recipe.train.model_dump(exclude={"checkpoint_seconds"})
+        section = self.recipe.train.model_dump(exclude={*RUNS_ALIKE})
         dtype = self.recipe.export.dtype
         return key_of(role, self._targets_key, self._student_key, section, dtype, self.recipe.seed)
 
@@ -194,7 +200,9 @@ class Walk:
             return
         with self.run.work("targets", key) as facts:
             facts |= self._targets_folder().write(
-                self.teacher, [*self.asked("train"), *self.asked("held_out")]
+                self.teacher,
+                [*self.asked("train"), *self.asked("held_out")],
+                self._loading(self.weights),
             )
 
     def student(self) -> None:
@@ -231,9 +239,8 @@ class Walk:
         self.__dict__.pop("teacher", None)  # its memory is wanted now
         lesson = self._lesson(role)
         with self.run.work(stage, key) as facts:
-            done = train(
-                lesson, folder, self.folder / "metrics.jsonl", dtype_of(self.recipe.export.dtype)
-            )
+            dtype = dtype_of(self.recipe.export.dtype)
+            done = ranks.together(train, lesson, folder, self.folder / "metrics.jsonl", dtype)
             facts |= {"steps": done.step, "tokens": done.tokens}
             facts |= {"target_tokens": done.target_tokens}
             facts["tokens_per_s"] = round(done.tokens / max(done.seconds, 1e-9), 1)
@@ -254,7 +261,7 @@ class Walk:
         key = self._train_key("student")
         known = json.loads(plan.read_text()) if plan.exists() else {}
         if known.get("key") != key:
-            steps = plan_steps(section, examples, start, self.recipe.seed)
+            steps = ranks.together(plan_steps, section, examples, start, self.recipe.seed)
             write_text(plan, json.dumps({"key": key, "steps": steps}) + "\n")
         else:
             steps = known["steps"]

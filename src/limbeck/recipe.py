@@ -16,6 +16,12 @@ from limbeck.records import Purpose, Sampling, identity
 Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl"]
 
 
+# Of [train]: what decides how fast and in how much memory it runs, not what is learnt.
+RUNS_ALIKE = frozenset(
+    {"micro_tokens", "row_tokens", "checkpoint_activations", "checkpoint_seconds"}
+)
+
+
 class Section(BaseModel):
     """A table of the recipe: no key that is not declared, no change after reading."""
 
@@ -119,6 +125,12 @@ class TrainSection(Section):
         default=256, ge=1, description="examples are packed into rows of this length"
     )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    lora_rank: int | None = Field(
+        default=None, ge=1, description="learn low-rank adapters instead of all weights"
+    )
+    checkpoint_activations: bool = Field(
+        default=False, description="compute activations again in the backward pass: less memory"
+    )
     checkpoint_seconds: float = Field(default=30.0, gt=0)
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from limbeck import __version__
 from limbeck.errors import InputError
 from limbeck.files import disk_full, sweep_parts, write_text
 from limbeck.progress import duration, say
-from limbeck.recipe import Recipe, differences, read_recipe
+from limbeck.recipe import RUNS_ALIKE, Recipe, differences, read_recipe
 from limbeck.records import identity
 
 Stage: TypeAlias = Literal[
@@ -131,8 +131,9 @@ def resolve(target: Path, folder: Path | None) -> tuple[Recipe, Path]:
 def open_run(recipe: Recipe, folder: Path) -> Iterator[Run]:
     """Make or reopen the run folder of this recipe, and hold it alone until the block ends.
 
-    A changed recipe is taken over as long as nothing but answers was made by the old one: what is
-    wrong with a recipe shows by then. Raises InputError when the folder belongs to another recipe
+    A changed recipe is taken over as long as nothing but prompts was made by the old one: what is
+    wrong with a recipe shows by then. Later only what changes no result may change (`RUNS_ALIKE`),
+    as where memory does not suffice. Raises InputError when the folder belongs to another recipe
     or another process.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,12 +175,15 @@ def _claim(run: Run) -> None:
     if not keys:
         return
     made = [stage for stage, entry in run.manifest["stages"].items() if "finished" in entry]
-    if set(made) - {"permit", "prompts"}:
+    begun = bool(set(made) - {"permit", "prompts"})
+    decisive = [key for key in keys if key.removeprefix("train.") not in RUNS_ALIKE]
+    if begun and decisive:
         raise InputError(
-            f"{run.folder} is the run of another recipe; they differ in {', '.join(keys)}. "
+            f"{run.folder} is the run of another recipe; they differ in {', '.join(decisive)}. "
             "Name another folder with --run, or change the recipe back."
         )
-    say(f"{'recipe':>9}  changed in {', '.join(keys)}; nothing was made by the old one")
+    effect = "what was made stays" if begun else "nothing was made by the old one"
+    say(f"{'recipe':>9}  changed in {', '.join(keys)}; {effect}")
     run.adopt()
 
 

@@ -19,14 +19,16 @@ rounded probabilities by one factor a token, so that with the exact tail they su
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from limbeck import ranks
 from limbeck.errors import InputError
 from limbeck.files import full_disk_named, sha256_file, whole_file
 from limbeck.models.protocol import Asked, Model
@@ -57,24 +59,33 @@ class TargetsFolder:
     path: Path
     binding: Binding
 
-    def write(self, model: Model, asked: Sequence[Asked]) -> dict[str, int | float]:
+    def write(
+        self, model: Model, asked: Sequence[Asked], again: Callable[[], Model] | None = None
+    ) -> dict[str, int | float]:
         """Score the answers with the teacher, shard by shard, skipping shards that are finished.
 
-        Returns what there is now: answers, tokens, and bytes a token on disk.
+        `again` loads the teacher on other ranks, where there are any, so that each scores its share
+        of the shards. Returns what there is now: answers, tokens, and bytes a token on disk.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         plan = _shards(asked)
         there = {name for name in self._index() if (self.path / name).exists()}
         due = {name: rows for name, rows in plan.items() if name not in there}
-        total, left = _tokens(asked), sum(_tokens(rows) for rows in due.values())
         if due:
-            with stage_bar("targets", total, "tokens", total - left) as meter:
-                for name, rows in due.items():
-                    scored = model.score(rows, self.binding.top_k, self.binding.temperature)
-                    self._write_shard(name, list(scored))
-                    meter.advance(rows=_tokens(rows), tokens=_tokens(rows))
+            with ranks.job(_score_share, self, due, again):
+                self.score(model, due)
+        total = _tokens(asked)
         size = sum((self.path / name).stat().st_size for name in plan)
         return {"answers": len(asked), "tokens": total, "bytes_per_token": round(size / total, 1)}
+
+    def score(self, model: Model, due: dict[str, list[Asked]]) -> None:
+        """Score and store this rank's share of the shards that are due."""
+        names = list(due)[ranks.rank() :: ranks.world()]
+        with stage_bar("targets", sum(_tokens(due[name]) for name in names), "tokens") as meter:
+            for name in names:
+                scored = model.score(due[name], self.binding.top_k, self.binding.temperature)
+                self._write_shard(name, list(scored))
+                meter.advance(rows=_tokens(due[name]), tokens=_tokens(due[name]))
 
     def read(self, asked: Sequence[Asked]) -> dict[str, Targets]:
         """The targets of these answers by answer id, each held to its answer's tokens.
@@ -126,6 +137,7 @@ class TargetsFolder:
             "tokens": len(tensors["tail"]),
         }
         with full_disk_named(path), (self.path / "index.jsonl").open("a") as index:
+            fcntl.flock(index, fcntl.LOCK_EX)  # other ranks add their lines too
             index.write(json.dumps(line) + "\n")
 
     def _index(self) -> dict[str, dict[str, Any]]:
@@ -184,6 +196,14 @@ class TargetsFolder:
                 f"{path} was made with another {', '.join(other)}. "
                 f"Remove {self.path} and run again."
             )
+
+
+def _score_share(
+    folder: TargetsFolder, due: dict[str, list[Asked]], again: Callable[[], Model] | None
+) -> None:
+    """A rank's share where the teacher is not loaded yet."""
+    assert again is not None, "who walks on several ranks says how to load the teacher"
+    folder.score(again(), due)
 
 
 def _shards(asked: Sequence[Asked]) -> dict[str, list[Asked]]:

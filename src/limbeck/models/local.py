@@ -14,6 +14,7 @@ from torch import Tensor
 from limbeck.errors import InputError, ServiceError, first_line
 from limbeck.models.decode import Request, decode
 from limbeck.models.head import Head
+from limbeck.models.heap import keep_freed_memory
 from limbeck.models.outcomes import sparse_targets
 from limbeck.models.protocol import QUIET, Asked, OnTokens
 from limbeck.models.tokenizer import ChatTokenizer
@@ -46,14 +47,22 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_network(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
-    """Load a causal language model from safetensors, in evaluation mode.
+def load_network(
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    trust_remote_code: bool = False,
+    where: torch.device | None = None,
+) -> Any:
+    """Load a causal language model from safetensors, in evaluation mode, onto `device()`.
 
     Raises InputError with the library's reason when the folder is not one, and ServiceError when
     memory does not suffice.
     """
     from transformers import AutoModelForCausalLM
 
+    if device().type == "cpu":
+        keep_freed_memory()
     try:
         network: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -67,7 +76,7 @@ def load_network(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = 
     except Exception as error:
         reason = first_line(error)
         raise InputError(f"{folder} cannot be loaded as a language model: {reason}") from None
-    return network.to(device()).eval()
+    return network.to(where or device()).eval()
 
 
 class LocalModel:

@@ -11,22 +11,25 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
 
-from limbeck.errors import InputError, ServiceError
+from limbeck import ranks
+from limbeck.errors import ServiceError, first_line
 from limbeck.files import whole_folder
 from limbeck.models.head import Head
 from limbeck.models.local import compute_dtype, device, load_network
 from limbeck.models.tokenizer import ChatTokenizer
-from limbeck.progress import Meter
-from limbeck.recipe import TrainSection
+from limbeck.progress import Meter, say
+from limbeck.recipe import RUNS_ALIKE, TrainSection
 from limbeck.records import Example, identity
 from limbeck.train import checkpoint
-from limbeck.train.batch import Batch, check_packing, pack, steps
-from limbeck.train.losses import cross_entropy, divergence
+from limbeck.train.batch import Batch, check_packing, cut, pack, steps
+from limbeck.train.lora import add_adapters, merge_adapters
 from limbeck.train.masters import Masters
+from limbeck.train.objective import Objective, shard
 
 Learns: TypeAlias = Literal["student", "control"]
+Micro: TypeAlias = list[int]  # example numbers
+CPU = torch.device("cpu")
 HELD_OUT_EXAMPLES = 12
 HELD_OUT_TIMES = 6
 
@@ -50,46 +53,48 @@ class Lesson:
     @property
     def plan(self) -> str:
         """The hash of what decides the course of training, kept with each checkpoint."""
-        settings = self.section.model_dump(exclude={"checkpoint_seconds", "minutes", "epochs"})
+        settings = self.section.model_dump(exclude={*RUNS_ALIKE, "minutes", "epochs"})
         ids = [e.answer_id for e in self.examples]
         return identity("plan", self.role, self.steps, self.seed, settings, ids)
 
 
 class Learner:
-    """A network with its masters, somewhere in its lesson."""
+    """A network with its masters, somewhere in its lesson; on one rank, or shared by several."""
 
     def __init__(self, lesson: Lesson) -> None:
         self.lesson, self.section = lesson, lesson.section
+        self.tokenizer = ChatTokenizer(lesson.start)
         dtype = compute_dtype(self.section.precision)
-        self.network: Any = load_network(lesson.start, torch.float32)
-        check_packing(self.network.base_model, lesson.examples)
-        self.network.train()
-        self.network.config.use_cache = False
-        self.masters = Masters(self.network, self.section, dtype)
-        tokenizer = ChatTokenizer(lesson.start)
-        self.head = Head(self.network, len(tokenizer.inner))
-        self.tokenizer = tokenizer
+        shared = ranks.world() > 1  # then no device holds all of it
+        network = load_network(lesson.start, torch.float32, where=CPU if shared else device())
+        head = Head(network, len(self.tokenizer.inner))
+        check_packing(network.base_model, lesson.examples)
+        if self.section.lora_rank:
+            add_adapters(network, self.section.lora_rank)
+        network.train()
+        network.config.use_cache = False
+        if self.section.checkpoint_activations:
+            network.activation_checkpointing_enable({"use_reentrant": False})
+        self.objective: Any = Objective(network, head, self.section)
+        if shared:
+            shard(self.objective, dtype)
+        self.masters = Masters(network, self.section, dtype)
         self.progress = checkpoint.Progress(lesson.plan)
         self._lengths = [len(e.token_ids) for e in lesson.examples]
 
-    def steps(self) -> Iterator[list[list[int]]]:
+    def steps(self) -> Iterator[list[Micro]]:
         """The optimizer steps still to take, each a list of micro-batches of example numbers."""
         section = self.section
         order = steps(self._lengths, section.batch_tokens, section.micro_tokens, self.lesson.seed)
         return itertools.islice(order, self.progress.step, self.lesson.steps)
 
-    def learn(self, step: Sequence[Sequence[int]], meter: Meter) -> dict[str, Any]:
+    def learn(self, step: Sequence[Micro], meter: Meter) -> dict[str, Any]:
         """One optimizer step; what `metrics.jsonl` records of it."""
         began = time.monotonic()
-        batches = [self._batch(micro) for micro in step]
-        learnt = sum(len(b.labels) for b in batches)
-        loss, kl = 0.0, 0.0
-        for batch in batches:
-            values, kls = self.losses(batch)
-            (values.sum() / learnt).backward()
-            self.masters.gather()
-            loss += values.detach().sum().item() / learnt
-            kl += kls.detach().sum().item() / learnt
+        examples = [self.lesson.examples[i] for micro in step for i in micro]
+        read = sum(len(e.token_ids) for e in examples)
+        learnt = sum(int(e.loss_mask[1:].sum()) for e in examples)
+        loss, kl = self._gradients(step, learnt)
         if not math.isfinite(loss):
             raise ServiceError(
                 f"The loss is {loss} at step {self.progress.step + 1}: training diverged. "
@@ -98,7 +103,6 @@ class Learner:
         rate = learning_rate(self.section, self.progress.step, self.lesson.steps)
         norm = self.masters.step(rate)
         seconds = time.monotonic() - began
-        read = sum(len(self.lesson.examples[i].token_ids) for micro in step for i in micro)
         done = self.progress
         done.step, done.tokens = done.step + 1, done.tokens + read
         done.target_tokens, done.seconds = done.target_tokens + learnt, done.seconds + seconds
@@ -118,22 +122,6 @@ class Learner:
             **self._who(),
         }
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss (N,) and forward KL (N,) in nats for each learnt token; KL is 0 for the control."""
-        logits = self.head(self._states(batch))
-        if self.lesson.role == "control":
-            values = cross_entropy(logits, batch.labels)
-            return values, torch.zeros_like(values)
-        values = self._divergence(logits, batch, self.section.divergence)
-        if self.section.divergence == "forward_kl":
-            kls = values.detach() / self.section.temperature**2
-        else:
-            with torch.no_grad():
-                kls = self._divergence(logits, batch, "forward_kl") / self.section.temperature**2
-        if self.section.text_weight:
-            values = values + self.section.text_weight * cross_entropy(logits, batch.labels)
-        return values, kls
-
     def held_out_kl(self) -> dict[str, Any] | None:
         """Mean forward KL on a few held-out answers, six times on the way; None in between."""
         step, last = self.progress.step, self.lesson.steps
@@ -141,49 +129,103 @@ class Learner:
         if not self.lesson.held_out or (step % every and step != last):
             return None
         examples = self.lesson.held_out[:HELD_OUT_EXAMPLES]
-        with torch.inference_mode():
-            batch = pack(examples, self.section.row_tokens).to(device())
-            kls = self._divergence(self.head(self._states(batch)), batch, "forward_kl")
-        kl = kls.mean().item() / self.section.temperature**2
-        return {"step": step, "held_out_kl": kl, **self._who()}
+        lengths = [len(e.token_ids) for e in examples]
+        with torch.no_grad():
+            parts = [
+                self.objective(self._batch([examples[i] for i in some]), "forward_kl", 1.0).kls
+                for some in cut(range(len(examples)), lengths, self._budget)
+            ]
+        if ranks.world() > 1:
+            self.objective.reshard()  # a forward pass without a backward leaves it whole
+        return {"step": step, "held_out_kl": torch.cat(parts).mean().item(), **self._who()}
 
     def export(self, path: Path, dtype: torch.dtype) -> None:
-        """Write the masters, rounded to `dtype`, as a model folder with tokenizer and template."""
-        tensors = self.masters.state()
-        for name, parameter in self.network.named_parameters():
-            parameter.data = tensors[f"master.{name}"].to(dtype)
-        self.network.to(dtype)
-        self.network.config.use_cache = True
+        """Write the masters, rounded to `dtype`, as a model folder with tokenizer and template.
+
+        All ranks call it, and rank 0 writes.
+        """
+        if ranks.rank() > 0:
+            for _ in self.masters.whole():
+                pass
+            return
+        network = load_network(self.lesson.start, torch.float32, where=CPU)
+        lora = self.section.lora_rank
+        adapted = add_adapters(network, lora) if lora else None
+        parameters = dict(network.named_parameters())
+        for name, master in self.masters.whole():
+            parameters[name].data.copy_(master)
+        network = merge_adapters(adapted) if adapted else network
+        network.to(dtype)
         with whole_folder(path) as part:
-            self.network.save_pretrained(part)
+            network.save_pretrained(part)
             self.tokenizer.inner.save_pretrained(part)
 
-    def _batch(self, micro: Sequence[int]) -> Batch:
-        examples = [self.lesson.examples[i] for i in micro]
+    def _gradients(self, step: Sequence[Micro], learnt: int) -> tuple[float, float]:
+        """Leave the gradient of the step's mean loss over its `learnt` tokens with the masters.
+
+        Returns mean loss and KL. Where memory runs out, a forward pass takes half the tokens from
+        then on; ServiceError where it runs out again.
+        """
+        try:
+            return self._passes(step, learnt)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            reason = first_line(error)
+        # Only here, with the traceback gone, are the tensors of the failed pass free.
+        self._halve(reason)
+        return self._gradients(step, learnt)
+
+    def _passes(self, step: Sequence[Micro], learnt: int) -> tuple[float, float]:
+        distilled = self.lesson.role == "student"
+        kind = self.section.divergence if distilled else None
+        sums = torch.zeros(2, dtype=torch.float64, device=device())
+        for micro, counts in self._dealt(step):
+            batch = self._batch([self.lesson.examples[i] for i in micro])
+            losses = self.objective(batch, kind, learnt if counts else math.inf)
+            losses.total.backward()
+            self.masters.gather()
+            if counts:
+                sums += torch.stack((losses.values.sum(), losses.kls.sum()))
+        loss, kl = ranks.total(sums.tolist())
+        return loss / learnt, kl / learnt
+
+    def _dealt(self, step: Sequence[Micro]) -> Iterator[tuple[Micro, bool]]:
+        """This rank's micro-batches, and whether they count: all ranks make as many passes.
+
+        A rank that has none left takes the shortest example along, at weight 0.
+        """
+        whole = [part for micro in step for part in cut(micro, self._lengths, self._budget)]
+        spare = [min((i for micro in step for i in micro), key=lambda i: self._lengths[i])]
+        for start in range(0, len(whole), ranks.world()):
+            mine = whole[start : start + ranks.world()][ranks.rank() :]
+            yield (mine[0], True) if mine else (spare, False)
+
+    @property
+    def _budget(self) -> int:
+        """Tokens a forward pass takes."""
+        return min(
+            self.progress.micro_tokens or self.section.micro_tokens, self.section.micro_tokens
+        )
+
+    def _halve(self, reason: str) -> None:
+        """Take half the tokens a pass from now on; ServiceError where that was done before."""
+        step, before = self.progress.step + 1, self.section.micro_tokens
+        if ranks.world() > 1 or self._budget < before or before == 1:
+            raise ServiceError(
+                f"Out of memory in step {step} ({reason}). Lower train.micro_tokens (now "
+                f"{self._budget}) or train.row_tokens, or set train.checkpoint_activations = true, "
+                "and run the same command: it goes on from the last checkpoint."
+            )
+        self.masters.forget()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.progress.micro_tokens = before // 2
+        say(f"{'train':>9}  out of memory in step {step}: going on with train.micro_tokens = "
+            f"{self._budget} instead of {before}")  # fmt: skip
+
+    def _batch(self, examples: Sequence[Example]) -> Batch:
         return pack(examples, self.section.row_tokens).to(device())
-
-    def _states(self, batch: Batch) -> Tensor:
-        out = self.head.body(
-            input_ids=batch.token_ids,
-            attention_mask=batch.visible,
-            position_ids=batch.positions,
-            use_cache=False,
-        )
-        return out.last_hidden_state.flatten(0, 1).index_select(0, batch.predicts)
-
-    def _divergence(self, logits: Tensor, batch: Batch, kind: Any) -> Tensor:
-        if batch.top_ids is None or batch.logprobs is None or batch.tail is None:
-            raise InputError("The examples carry no targets; only the text can be learnt from them")
-        return divergence(
-            logits,
-            batch.top_ids,
-            batch.logprobs,
-            batch.tail,
-            kind,
-            beta=self.section.beta,
-            skew=self.section.skew,
-            temperature=self.section.temperature,
-        )
 
     def _who(self) -> dict[str, str]:
         return {"stage": "train", "role": self.lesson.role}
@@ -195,3 +237,9 @@ def learning_rate(section: TrainSection, step: int, total: int) -> float:
     if step < rise:
         return section.learning_rate * (step + 1) / rise
     return section.learning_rate * (total - step) / max(1, total - rise)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether the processor's or the GPU's memory ran out."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "DefaultCPUAllocator" in str(error)
