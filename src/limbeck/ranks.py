@@ -127,6 +127,7 @@ def _start() -> None:
     global _store, _handing
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     signal.signal(signal.SIGTERM, _end)
     console.quiet = _number() > 0
@@ -137,7 +138,7 @@ def _start() -> None:
             raise InputError(f"This machine has {there} GPUs: torchrun --nproc-per-node {there}")
         torch.cuda.set_device(here)
         backend = "cpu:gloo,cuda:nccl"
-    _store, number, count = next(dist.rendezvous("env://"))
+    _store, number, count = next(rendezvous("env://"))
     dist.init_process_group(backend, store=_store, rank=number, world_size=count)
     _handing = dist.new_group(backend="gloo", timeout=_AS_LONG_AS_IT_TAKES)
 

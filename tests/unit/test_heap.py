@@ -22,7 +22,8 @@ def test_memory_that_was_freed_is_taken_again(needs: Callable[[object, str], Non
         torch.ones(PAGES * 1024)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    faults()
+    for _ in range(20):  # until the heap has room beside what else lies in it
+        faults()
     assert sum(faults() for _ in range(4)) < PAGES / 16
 
 

@@ -396,7 +396,7 @@ def test_other_errors_of_a_step_are_not_taken_for_want_of_memory(
     school: School, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
-        torch.ones(2, 3) @ torch.ones(2, 3)
+        torch.mm(torch.ones(2, 3), torch.ones(2, 3))
 
     monkeypatch.setattr("limbeck.train.objective.Objective.forward", broken)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
@@ -435,8 +435,9 @@ class TestAdapters:
     def test_the_adapters_learn_and_are_merged(self, school: School, tmp_path: Path) -> None:
         lesson = school.lesson(steps=12, lora_rank=4, learning_rate=1e-2)
         train(lesson, tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
-        told = lines(tmp_path / "m.jsonl")
-        assert told[-1]["held_out_kl"] < told[1]["held_out_kl"] / 2
+        rows = lines(tmp_path / "m.jsonl")
+        held_out_kl = [row["held_out_kl"] for row in rows if "held_out_kl" in row]
+        assert held_out_kl[-1] < held_out_kl[0] / 2
         start, final = load(school.start).network, load(tmp_path / "run/final").network
         before, after = dict(start.named_parameters()), dict(final.named_parameters())
         assert before.keys() == after.keys(), "an ordinary folder"
@@ -449,7 +450,7 @@ class TestAdapters:
                 assert not change.any(), name
         held_out = school._replace(start=tmp_path / "run/final", examples=school.held_out)
         _, kl, _ = oracle(held_out.lesson(), list(range(len(school.held_out))))
-        assert told[-1]["held_out_kl"] == pytest.approx(kl, rel=1e-4)
+        assert held_out_kl[-1] == pytest.approx(kl, rel=1e-4)
 
     @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
     def test_stopping_changes_no_bit(

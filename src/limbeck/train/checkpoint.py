@@ -99,12 +99,13 @@ def _write(part: Path, path: Path, tensors: dict[str, Tensor]) -> None:
 
         save_file({k: v.contiguous() for k, v in tensors.items()}, part / "state.safetensors")
         return
-    from torch.distributed import checkpoint
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
     try:
-        writer = checkpoint.HuggingFaceStorageWriter(str(part), save_distributed=True)
-        checkpoint.save(tensors, storage_writer=writer)
+        writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
+        save_parts(tensors, storage_writer=writer)
     except CheckpointException as error:
         number, (cause, _) = next(iter(error.failures.items()))
         if isinstance(cause, OSError) and cause.errno in FULL:
@@ -114,12 +115,13 @@ def _write(part: Path, path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _read(path: Path, tensors: dict[str, Tensor]) -> None:
-    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        reader = checkpoint.HuggingFaceStorageReader(str(path))
-        checkpoint.load(tensors, storage_reader=reader, no_dist=ranks.world() == 1)
+        reader = HuggingFaceStorageReader(str(path))
+        load(tensors, storage_reader=reader, no_dist=ranks.world() == 1)
 
 
 def _sizes(path: Path) -> dict[str, int]:
