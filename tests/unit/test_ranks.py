@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,16 +20,14 @@ from safetensors.torch import load_file
 import ranked
 from limbeck.collect import targets
 from limbeck.collect.targets import Binding, TargetsFolder
-from limbeck.recipe import StudentSection, TrainSection
-from limbeck.train.examples import render
-from limbeck.train.learner import Learner, Lesson
+from limbeck.train.learner import Learner
 from limbeck.train.loop import train
-from limbeck.train.student import start_from_layers
+from school import interrupt, make_school, stop_after
 from small import asked, load, prompts
 
 STEPS = 5
 LONG = 400  # seconds, on a machine where much else runs
-ADAPTERS = {"lora_rank": 4, "checkpoint_activations": True}
+BINDING = Binding("teacher", "tokenizer", "template", vocabulary=400, top_k=6, temperature=1.0)
 
 pytestmark = pytest.mark.slow
 
@@ -57,26 +54,21 @@ class Done(NamedTuple):
 def alone(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """Lessons, and what one process made of them."""
     folder = tmp_path_factory.mktemp("alone")
-    teacher = load(tiny)
-    rows = asked(teacher, prompts())
-    told = {t.answer_id: t for t in teacher.score(rows, 6, 1.0)}
-    start_from_layers(teacher, StudentSection(layers=2), rows[:8], folder / "start")
-    examples = render(rows, teacher.tokenizer, told)
-
-    def lesson(**keys: Any) -> Lesson:
-        usual = {"steps": STEPS, "batch_tokens": 220, "micro_tokens": 100, "row_tokens": 64}
-        usual |= {"precision": "float32", "learning_rate": 2e-3, "clip": 0.5, **keys}
-        section = TrainSection.model_validate(usual)
-        return Lesson("student", folder / "start", examples[::2], examples[1::5], section, 7, STEPS)
-
-    lessons = {"whole": lesson(), "bfloat16": lesson(precision="bfloat16", divergence="jsd")}
+    school = make_school(tiny, folder / "start")
+    keys: dict[str, Any] = {"steps": STEPS, "clip": 0.5}
+    lessons = {
+        "whole": school.lesson(**keys),
+        "bfloat16": school.lesson(**keys, precision="bfloat16", divergence="jsd"),
+    }
     if find_spec("peft"):
-        lessons["adapters"] = lesson(**ADAPTERS)
+        lessons["adapters"] = school.lesson(**keys, lora_rank=4, checkpoint_activations=True)
     for name, one in lessons.items():
         ranked.learn(one, folder, name)
     torch.use_deterministic_algorithms(False)
     (folder / "lessons.pickle").write_bytes(pickle.dumps(lessons))
-    made = TargetsFolder(folder / "targets", Binding("t", "t", "t", 400, 6, 1.0))
+    teacher = load(tiny)
+    rows = asked(teacher, prompts())
+    made = TargetsFolder(folder / "targets", BINDING)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(targets, "SHARD_TOKENS", ranked.SHARD_TOKENS)
         made.write(teacher, rows)
@@ -84,32 +76,17 @@ def alone(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     return Done(folder, 0, "")
 
 
-def stopped(alone: Done, folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Let one process stop in `folder` when two steps are learnt."""
-    inner = Learner.learn
-
-    def struck(self: Learner, *rest: Any) -> dict[str, Any]:
-        row = inner(self, *rest)
-        if row["step"] == 2:
-            signal.raise_signal(signal.SIGINT)
-        return row
-
-    patch.setattr(Learner, "learn", struck)
-    lesson = pickle.loads((alone.folder / "lessons.pickle").read_bytes())["whole"]
-    with pytest.raises(KeyboardInterrupt):
-        ranked.learn(lesson, folder, "resumed")
-
-
 @pytest.fixture(scope="module")
 def two(alone: Done, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """The same by two ranks, and the first lesson gone on with from where one process stopped."""
     folder = tmp_path_factory.mktemp("two")
     lessons = pickle.loads((alone.folder / "lessons.pickle").read_bytes())
-    with pytest.MonkeyPatch.context() as patch:
-        stopped(alone, folder, patch)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(2, interrupt, patch)
+        ranked.learn(lessons["whole"], folder, "resumed")
     lessons["resumed"] = lessons["whole"]
     (folder / "lessons.pickle").write_bytes(pickle.dumps(lessons))
-    made = TargetsFolder(folder / "targets", Binding("t", "t", "t", 400, 6, 1.0))
+    made = TargetsFolder(folder / "targets", BINDING)
     rows = pickle.loads((alone.folder / "rows.pickle").read_bytes())
     (folder / "notes").mkdir()
     again = partial(ranked.Noting, tiny, folder / "notes")
