@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,27 @@ from limbeck import cli, ranks
 from limbeck.collect import targets
 from limbeck.errors import ServiceError
 from limbeck.models.local import LocalModel
+from limbeck.models.weights import find
 from limbeck.progress import say
 from limbeck.records import Targets
 from limbeck.train.learner import Learner, Lesson
 from limbeck.train.loop import train
-from small import load
 
 SHARD_TOKENS = 20
 
 
-class Noting:
+class Noting(LocalModel):
     """A model that notes in the folder `notes` which rank scored an answer."""
 
     def __init__(self, folder: Path, notes: Path) -> None:
-        self._inner: LocalModel = load(folder)
+        super().__init__(find(str(folder)), precision="float32")
         self._notes = notes
+        self._again = partial(Noting, folder, notes)
 
     def score(self, asked: Any, *rest: Any) -> Iterator[Targets]:
         for _, answer in asked:
             (self._notes / f"{answer.id}.{ranks.rank()}").touch()
-        return self._inner.score(asked, *rest)
+        return super().score(asked, *rest)
 
 
 def learn(lesson: Lesson, folder: Path, name: str) -> None:
@@ -67,20 +69,19 @@ def strike(lesson: Lesson, folder: Path, how: str) -> None:
 
 def work(scenario: str, folder: Path) -> None:
     """What a command would do."""
-    with ranks.joined() as first:
-        if not first:
-            return
-        assert (ranks.rank(), ranks.world()) == (0, 1), "outside of a job it is alone"
-        lessons = pickle.loads((folder / "lessons.pickle").read_bytes())
-        if scenario != "all":
-            ranks.together(strike, lessons["whole"], folder, scenario)
-            return
-        for name, lesson in lessons.items():
-            ranks.together(learn, lesson, folder, name)
-        made, asked, again = pickle.loads((folder / "targets.pickle").read_bytes())
-        targets.SHARD_TOKENS = SHARD_TOKENS
-        made.write(again(), asked, again)
-        say("walked to the end")
+    assert (ranks.rank(), ranks.world()) == (0, 1), "outside of a job it is alone"
+    plain = torch.nn.Module.compile  # inductor takes minutes where much else runs
+    torch.nn.Module.compile = lambda *a, **k: plain(*a, **k, backend="aot_eager")  # pyright: ignore
+    lessons = pickle.loads((folder / "lessons.pickle").read_bytes())
+    if scenario != "all":
+        ranks.together(strike, lessons["whole"], folder, scenario)
+        return
+    for name, lesson in lessons.items():
+        ranks.together(learn, lesson, folder, name)
+    made, teacher, asked = pickle.loads((folder / "targets.pickle").read_bytes())
+    targets.SHARD_TOKENS = SHARD_TOKENS
+    made.write(teacher, asked)
+    say("walked to the end")
 
 
 if __name__ == "__main__":

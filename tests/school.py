@@ -15,7 +15,7 @@ from torch import Tensor
 
 from limbeck.progress import Meter
 from limbeck.recipe import StudentSection, TrainSection
-from limbeck.records import Example
+from limbeck.records import Example, Targets
 from limbeck.train.examples import render
 from limbeck.train.learner import Learner, Learns, Lesson
 from limbeck.train.student import start_from_layers
@@ -82,7 +82,7 @@ def oracle(lesson: Lesson, numbers: list[int]) -> tuple[float, float, dict[str, 
             total = total + text
             continue
         targets = example.targets
-        assert targets is not None
+        assert isinstance(targets, Targets)
         log_q = (logits / section.temperature).log_softmax(-1)
         kept = log_q.gather(-1, torch.from_numpy(targets.top_ids))
         tail = 1 - kept.exp().sum(-1)

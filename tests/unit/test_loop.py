@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +197,9 @@ def test_the_shortest_trainings_have_a_rate(total: int) -> None:
 
 def test_how_long_to_train(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
     def planned(**length: float) -> int:
+        lesson = school.lesson(steps=1)
         cut = {"batch_tokens": 220, "micro_tokens": 100, **length}
-        section = TrainSection.model_validate(cut)
-        return plan_steps(section, school.examples, school.start, 7)
+        return plan_steps(replace(lesson, section=TrainSection.model_validate(cut)))
 
     epoch = 0
     left = set(range(len(school.examples)))

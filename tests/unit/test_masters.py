@@ -169,15 +169,6 @@ def test_what_is_frozen_stays_and_has_no_master() -> None:
     assert made.vector.dtype == torch.bfloat16
 
 
-def test_buffers_keep_their_precision() -> None:
-    made = Small()
-    frequencies = torch.full((4,), 1 + 2**-20)
-    made.register_buffer("frequencies", frequencies.clone())
-    Masters(made, section(), torch.bfloat16)
-    assert made.matrix.dtype == torch.bfloat16
-    assert torch.equal(made.get_buffer("frequencies"), frequencies)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_that_are_forgotten_leave_no_trace(dtype: torch.dtype) -> None:
     made = Small()

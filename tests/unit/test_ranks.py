@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,9 @@ from small import asked, load, prompts
 
 STEPS = 5
 LONG = 400  # seconds, on a machine where much else runs
-BINDING = Binding("teacher", "tokenizer", "template", vocabulary=400, top_k=6, temperature=1.0)
+BINDING = Binding(
+    "teacher", "tokenizer", "template", vocabulary=400, top_k=6, tail_samples=4, temperature=1.0
+)
 
 pytestmark = pytest.mark.slow
 
@@ -62,12 +64,15 @@ def alone(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     }
     if find_spec("peft"):
         lessons["adapters"] = school.lesson(**keys, lora_rank=4, checkpoint_activations=True)
+    teacher = load(tiny)
+    rows = asked(teacher, prompts())
+    bare = [replace(one, targets=None) for one in school.examples]
+    at_hand = school.lesson(**keys, temperature=2.0)
+    lessons["live"] = replace(at_hand, examples=bare, held_out=(), teacher=teacher)
     for name, one in lessons.items():
         ranked.learn(one, folder, name)
     torch.use_deterministic_algorithms(False)
     (folder / "lessons.pickle").write_bytes(pickle.dumps(lessons))
-    teacher = load(tiny)
-    rows = asked(teacher, prompts())
     made = TargetsFolder(folder / "targets", BINDING)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(targets, "SHARD_TOKENS", ranked.SHARD_TOKENS)
@@ -84,13 +89,15 @@ def two(alone: Done, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Do
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(2, interrupt, patch)
         ranked.learn(lessons["whole"], folder, "resumed")
-    lessons["resumed"] = lessons["whole"]
+    whole = lessons["resumed"] = lessons["whole"]
+    section = whole.section.model_copy(update={"compile": True})
+    lessons["compiled"] = replace(whole, section=section)
     (folder / "lessons.pickle").write_bytes(pickle.dumps(lessons))
     made = TargetsFolder(folder / "targets", BINDING)
     rows = pickle.loads((alone.folder / "rows.pickle").read_bytes())
     (folder / "notes").mkdir()
-    again = partial(ranked.Noting, tiny, folder / "notes")
-    (folder / "targets.pickle").write_bytes(pickle.dumps((made, rows, again)))
+    teacher = ranked.Noting(tiny, folder / "notes")
+    (folder / "targets.pickle").write_bytes(pickle.dumps((made, teacher, rows)))
     return launched("all", folder)
 
 
@@ -109,7 +116,7 @@ def launched(scenario: str, folder: Path) -> Done:
 
 def same_course(one: list[dict[str, Any]], other: list[dict[str, Any]], loose: float) -> None:
     """The same steps told once each, with the same counts and nearly the same values."""
-    assert len(one) == len(other) and sum("held_out_kl" in row for row in one) >= 2
+    assert len(one) == len(other) >= STEPS
     for row, its in zip(one, other, strict=True):
         assert row.keys() == its.keys()
         for key in row.keys() & {"loss", "kl", "grad_norm", "held_out_kl"}:
@@ -125,7 +132,9 @@ def nearly(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], loose: 
         assert gap < loose, key
 
 
-@pytest.mark.parametrize("name, loose", [("whole", 1e-5), ("bfloat16", 2e-2), ("adapters", 1e-5)])
+@pytest.mark.parametrize(
+    "name, loose", [("whole", 1e-5), ("bfloat16", 2e-2), ("live", 1e-5), ("adapters", 1e-5)]
+)
 def test_two_ranks_learn_what_one_learns(
     two: Done, alone: Done, needs: Callable[[object, str], None], name: str, loose: float
 ) -> None:
@@ -135,6 +144,12 @@ def test_two_ranks_learn_what_one_learns(
     same_course(alone.metrics(name), two.metrics(name), loose)
     nearly(alone.weights(name), two.weights(name), loose)
     assert not list((two.folder / name).glob("step-*"))
+
+
+def test_compiled_layers_are_shared_out_too(two: Done, alone: Done) -> None:
+    assert "not compiled" not in two.errors
+    same_course(alone.metrics("whole"), two.metrics("compiled"), 1e-5)
+    nearly(alone.weights("whole"), two.weights("compiled"), 1e-5)
 
 
 def test_a_step_may_leave_a_rank_without_a_micro_batch(alone: Done) -> None:

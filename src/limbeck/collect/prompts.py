@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from limbeck.collect.duplicates import earlier_twins, normalise, shingles
 from limbeck.collect.rows import kind, read_jsonl, read_rows
 from limbeck.errors import InputError
-from limbeck.files import whole_file
+from limbeck.files import sha256_file, whole_file
 from limbeck.recipe import PromptsSection
 from limbeck.records import Message, Prompt, Split, identity
 
@@ -87,6 +87,12 @@ def read_prompts(section: PromptsSection) -> PromptSet:
     return prompts
 
 
+def content(section: PromptsSection) -> list[str]:
+    """The hashes of the files that prompts come from; a hub data set stands for itself."""
+    named = [Path(section.source), Path(str(section.held_out))]
+    return [sha256_file(path) for path in named if path.is_file()]
+
+
 def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
     """Write prompts as JSONL, one record a line; the file appears whole or not at all."""
     with whole_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
@@ -96,9 +102,13 @@ def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
 
 def load_prompts(path: Path) -> tuple[Prompt, ...]:
     """Read what `write_prompts` wrote; InputError names the line that is not as it was written."""
+    return tuple(iterate_prompts(path))
+
+
+def iterate_prompts(path: Path) -> Iterator[Prompt]:
+    """The same, one after another, for sets that do not fit in memory."""
     if not path.is_file():
         raise InputError(f"{path} does not exist.")
-    prompts: list[Prompt] = []
     for place, row in read_jsonl(path):
         try:
             messages = tuple(Message(**message) for message in row["messages"])
@@ -107,8 +117,7 @@ def load_prompts(path: Path) -> tuple[Prompt, ...]:
             raise InputError(f"{place}: not a prompt record.") from None
         if prompt.id != Prompt.identify(messages) or prompt.split not in ("train", "held_out"):
             raise InputError(f"{place}: the record was changed after it was written.")
-        prompts.append(prompt)
-    return tuple(prompts)
+        yield prompt
 
 
 def _find(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,6 @@ import torch
 from limbeck import ranks
 from limbeck.files import full_disk_named
 from limbeck.progress import say, stage_bar
-from limbeck.recipe import TrainSection
-from limbeck.records import Example
 from limbeck.train import checkpoint
 from limbeck.train.batch import steps_per_epoch
 from limbeck.train.learner import Learner, Lesson
@@ -42,6 +40,8 @@ def train(lesson: Lesson, folder: Path, metrics: Path, dtype: torch.dtype) -> ch
         if by != ranks.world():
             step = learner.progress.step
             say(f"{label:>9}  step {step} was saved by {by} processes; {ranks.world()} go on")
+    else:
+        say(f"self-check  loss agrees with the float64 oracle to {learner.self_check():.0e}")
     with (
         stage_bar(label, lesson.steps, "steps", learner.progress.step) as meter,
         _appending(metrics) as write,
@@ -67,20 +67,20 @@ def train(lesson: Lesson, folder: Path, metrics: Path, dtype: torch.dtype) -> ch
     return learner.progress
 
 
-def plan_steps(section: TrainSection, examples: Sequence[Example], start: Path, seed: int) -> int:
-    """How many optimizer steps the recipe's steps, epochs or minutes come to.
+def plan_steps(lesson: Lesson) -> int:
+    """How many optimizer steps the recipe's steps, epochs or minutes come to; `lesson` is of one.
 
     Minutes are turned into steps by timing two micro-batches here; what was measured once is
     stored by the caller, so that going on later gives the same student.
     """
-    lengths = [len(e.token_ids) for e in examples]
+    section = lesson.section
+    lengths = [len(e.token_ids) for e in lesson.examples]
     if section.steps is not None:
         return section.steps
-    epoch = steps_per_epoch(lengths, section.batch_tokens, seed)
+    epoch = steps_per_epoch(lengths, section.batch_tokens, lesson.seed)
     if section.epochs is not None:
         return max(1, round(section.epochs * epoch))
     assert section.minutes is not None, "the recipe was checked"
-    lesson = Lesson("student", start, examples, (), section, seed, 1)
     learner = Learner(lesson)
     micros = [next(learner.steps())[0]] * ranks.world()  # one each
     with stage_bar("measure", 2, "batches") as meter:

@@ -28,8 +28,7 @@ class Masters:
         self._apart = dtype != torch.float32 and not sharded
         if self._apart:
             self._masters = [p.detach().clone().float() for p in self._live]
-            for parameter in network.parameters():  # buffers keep their precision
-                parameter.data = parameter.data.to(dtype)
+            network.to(dtype)
         else:
             self._masters = self._live
         decayed = [m for m in self._masters if m.ndim >= 2]
@@ -63,6 +62,13 @@ class Masters:
             else:
                 master.grad += live.grad
             live.grad = None
+
+    def take_gradient(self, name: str) -> Tensor:
+        """The gradient of one parameter, whole, as it was gathered; all gradients are dropped."""
+        gradient = self._masters[self.names.index(name)].grad
+        assert gradient is not None, "every parameter takes part"
+        self.forget()
+        return _whole(gradient)
 
     def forget(self) -> None:
         """Drop the gradients that were gathered so far."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,75 +12,58 @@ from limbeck.errors import InputError
 from limbeck.models.head import Head
 from limbeck.recipe import Divergence, TrainSection
 from limbeck.train.batch import Batch
-from limbeck.train.losses import cross_entropy, divergence
-
-
-class Losses(NamedTuple):
-    """`total`, the sum of `values` over the normaliser, carries the gradient.
-
-    `values` (N,) the loss and `kls` (N,) the forward KL of each learnt token in nats, detached.
-    """
-
-    total: Tensor
-    values: Tensor
-    kls: Tensor
+from limbeck.train.fused import Fused, fused_loss
+from limbeck.train.teacher import Live, Sparse
 
 
 class Objective(torch.nn.Module):
-    """The student's network with its loss.
+    """The student's network with its loss; `teacher` is the head of one at hand, or None.
 
     All that reads a weight happens in `forward`, so that a sharded network has its weights whole
     there, those of the head too.
     """
 
-    def __init__(self, network: Any, head: Head, section: TrainSection) -> None:
+    def __init__(
+        self, network: Any, head: Head, section: TrainSection, teacher: Head | None
+    ) -> None:
         super().__init__()
         self.network = network
-        self._head, self._section = head, section
+        self.head, self._section, self._teacher = head, section, teacher
 
-    def forward(self, batch: Batch, kind: Divergence | None, normaliser: float) -> Losses:
-        """The loss of the batch's learnt tokens: a divergence, or where None of the text alone.
-
-        KL is 0 where there is no divergence.
-        """
-        logits = self._head(self._states(batch))
-        if kind is None:
-            values = cross_entropy(logits, batch.labels)
-            return Losses(values.sum() / normaliser, values.detach(), torch.zeros_like(values))
-        values = self._divergence(logits, batch, kind)
-        if kind == "forward_kl":
-            kls = values.detach()
-        else:
-            with torch.no_grad():
-                kls = self._divergence(logits, batch, "forward_kl")
-        if self._section.text_weight:
-            values = values + self._section.text_weight * cross_entropy(logits, batch.labels)
-        kls = kls / self._section.temperature**2
-        return Losses(values.sum() / normaliser, values.detach(), kls)
-
-    def _states(self, batch: Batch) -> Tensor:
-        """Final states (N, hidden) that predict the learnt tokens."""
-        out = self._head.body(
-            input_ids=batch.token_ids,
-            attention_mask=batch.visible,
-            position_ids=batch.positions,
-            use_cache=False,
+    def forward(self, batch: Batch, kind: Divergence | None, normaliser: int) -> Fused:
+        """The loss of a packed batch, over `normaliser`; `kind` None learns the text alone."""
+        section = self._section
+        return fused_loss(
+            _states(self.head, batch),
+            self.head,
+            self._targets(batch) if kind else None,
+            kind,
+            beta=section.beta,
+            skew=section.skew,
+            temperature=section.temperature,
+            labels=batch.labels,
+            text_weight=section.text_weight if kind else 0.0,
+            normaliser=normaliser,
         )
-        return out.last_hidden_state.flatten(0, 1).index_select(0, batch.predicts)
 
-    def _divergence(self, logits: Tensor, batch: Batch, kind: Divergence) -> Tensor:
+    def _targets(self, batch: Batch) -> Sparse | Live:
+        if self._teacher is not None:
+            with torch.inference_mode():
+                return Live(_states(self._teacher, batch), self._teacher)
         if batch.top_ids is None or batch.logprobs is None or batch.tail is None:
             raise InputError("The examples carry no targets; only the text can be learnt from them")
-        return divergence(
-            logits,
-            batch.top_ids,
-            batch.logprobs,
-            batch.tail,
-            kind,
-            beta=self._section.beta,
-            skew=self._section.skew,
-            temperature=self._section.temperature,
-        )
+        return Sparse(batch.top_ids, batch.logprobs, batch.tail, batch.tail_ids, batch.tail_entropy)
+
+
+def _states(head: Head, batch: Batch) -> Tensor:
+    """The states (N, hidden) of a model's body that predict the batch's learnt tokens."""
+    out = head.body(
+        input_ids=batch.token_ids,
+        attention_mask=batch.visible,
+        position_ids=batch.positions,
+        use_cache=False,
+    )
+    return out.last_hidden_state.flatten(0, 1).index_select(0, batch.predicts)
 
 
 def shard(objective: Objective, dtype: torch.dtype) -> None:
@@ -90,6 +73,9 @@ def shard(objective: Objective, dtype: torch.dtype) -> None:
     rounded to `dtype` when it computes, and its gradients are summed over the ranks in float32.
     The sum is not divided: the loss is normalised once, over the tokens of all ranks.
     """
+    for buffer in objective.buffers():  # rounded as they are on one rank
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.to(dtype)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for layer in objective.network.base_model.layers:
         fully_shard(layer, mp_policy=policy)
