@@ -9,7 +9,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from limbeck import cli, ranks
 from limbeck.collect import targets
 from limbeck.errors import ServiceError
 from limbeck.models.local import LocalModel
+from limbeck.models.protocol import Asked
 from limbeck.models.weights import find
 from limbeck.progress import say
 from limbeck.records import Targets
@@ -38,10 +39,10 @@ class Noting(LocalModel):
         self._notes = notes
         self._again = partial(Noting, folder, notes)
 
-    def score(self, asked: Any, *rest: Any) -> Iterator[Targets]:
+    def score(self, asked: Sequence[Asked], *rest: Any, **keys: Any) -> Iterator[Targets]:
         for _, answer in asked:
             (self._notes / f"{answer.id}.{ranks.rank()}").touch()
-        return super().score(asked, *rest)
+        return super().score(asked, *rest, **keys)
 
 
 def learn(lesson: Lesson, folder: Path, name: str) -> None:

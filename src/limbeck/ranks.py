@@ -63,29 +63,21 @@ def joined() -> Iterator[bool]:
     dist.destroy_process_group()
 
 
-@contextmanager
-def job(function: Callable[..., object], *args: Any) -> Iterator[None]:
-    """Have all other ranks call `function(*args)` while the block does this rank's part.
+def together(function: Callable[..., Result], *args: Any) -> Result:
+    """Call `function(*args)` on all ranks at once; what it returns here, when all are done.
 
-    Arguments are pickled. The block ends when all ranks are done. Raises ServiceError where one of
-    them ends too early.
+    Arguments are pickled for the other ranks. Raises ServiceError where one of them ends too early.
     """
     global _at_work
     if _store is None:
-        yield
-        return
+        return function(*args)
     with _loss_named():
         _handed((function, args))
         _at_work = True
-        yield
+        found = function(*args)
         _wait()
     _at_work = False
-
-
-def together(function: Callable[..., Result], *args: Any) -> Result:
-    """Call `function(*args)` on all ranks at once; what it returns here."""
-    with job(function, *args):
-        return function(*args)
+    return found
 
 
 def total(values: Sequence[float]) -> list[float]:
@@ -150,15 +142,16 @@ def _follow() -> None:
     """Do what rank 0 hands out, job after job."""
     global _at_work
     with _loss_named():
-        while told := _handed(None):
-            function, args = told
-            _at_work = True
-            try:
+        try:
+            while told := _handed(None):
+                function, args = told
+                _at_work = True
                 function(*args)
-            except LimbeckError as error:
-                raise type(error)(f"rank {_number()}: {error}") from None
-            _wait()
-            _at_work = False
+                _wait()
+                _at_work = False
+        except LimbeckError as error:
+            error.args = (f"rank {_number()}: {error}",)
+            raise
 
 
 def _handed(told: tuple[Callable[..., object], tuple[Any, ...]] | None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from limbeck.errors import InputError
+from limbeck.errors import extra
 
 _NAME = "default"
 
@@ -15,12 +15,8 @@ def add_adapters(network: Any, rank: int) -> Any:
     All other weights are frozen. An adapter's share is scaled by alpha / rank = 2. Returns what
     `merge_adapters` takes. Raises InputError where peft is not installed.
     """
-    try:
+    with extra("lora"):
         from peft import LoraConfig, LoraModel
-    except ImportError:
-        raise InputError(
-            'train.lora_rank needs the package peft: pip install "limbeck[lora]"'
-        ) from None
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     return LoraModel(network, config, _NAME)
 
