@@ -71,8 +71,6 @@ def strike(lesson: Lesson, folder: Path, how: str) -> None:
 def work(scenario: str, folder: Path) -> None:
     """What a command would do."""
     assert (ranks.rank(), ranks.world()) == (0, 1), "outside of a job it is alone"
-    plain = torch.nn.Module.compile  # inductor takes minutes where much else runs
-    torch.nn.Module.compile = lambda *a, **k: plain(*a, **k, backend="aot_eager")  # pyright: ignore
     lessons = pickle.loads((folder / "lessons.pickle").read_bytes())
     if scenario != "all":
         ranks.together(strike, lessons["whole"], folder, scenario)

@@ -26,7 +26,7 @@ from school import interrupt, make_school, stop_after
 from small import asked, load, prompts
 
 STEPS = 5
-LONG = 400  # seconds, on a machine where much else runs
+LONG = 1200  # seconds, on a machine where much else runs
 BINDING = Binding(
     "teacher", "tokenizer", "template", vocabulary=400, top_k=6, tail_samples=4, temperature=1.0
 )
@@ -89,9 +89,7 @@ def two(alone: Done, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Do
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_after(2, interrupt, patch)
         ranked.learn(lessons["whole"], folder, "resumed")
-    whole = lessons["resumed"] = lessons["whole"]
-    section = whole.section.model_copy(update={"compile": True})
-    lessons["compiled"] = replace(whole, section=section)
+    lessons["resumed"] = lessons["whole"]
     (folder / "lessons.pickle").write_bytes(pickle.dumps(lessons))
     made = TargetsFolder(folder / "targets", BINDING)
     rows = pickle.loads((alone.folder / "rows.pickle").read_bytes())
@@ -144,12 +142,6 @@ def test_two_ranks_learn_what_one_learns(
     same_course(alone.metrics(name), two.metrics(name), loose)
     nearly(alone.weights(name), two.weights(name), loose)
     assert not list((two.folder / name).glob("step-*"))
-
-
-def test_compiled_layers_are_shared_out_too(two: Done, alone: Done) -> None:
-    assert "not compiled" not in two.errors
-    same_course(alone.metrics("whole"), two.metrics("compiled"), 1e-5)
-    nearly(alone.weights("whole"), two.weights("compiled"), 1e-5)
 
 
 def test_a_step_may_leave_a_rank_without_a_micro_batch(alone: Done) -> None:
