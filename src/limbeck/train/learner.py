@@ -25,6 +25,8 @@ from limbeck.train import checkpoint
 from limbeck.train.batch import Batch, check_packing, pack, steps
 from limbeck.train.losses import cross_entropy, divergence
 from limbeck.train.masters import Masters
+from limbeck.train.oracle import Rule
+from limbeck.train.selfcheck import check, lever
 
 Learns: TypeAlias = Literal["student", "control"]
 HELD_OUT_EXAMPLES = 12
@@ -81,15 +83,7 @@ class Learner:
     def learn(self, step: Sequence[Sequence[int]], meter: Meter) -> dict[str, Any]:
         """One optimizer step; what `metrics.jsonl` records of it."""
         began = time.monotonic()
-        batches = [self._batch(micro) for micro in step]
-        learnt = sum(len(b.labels) for b in batches)
-        loss, kl = 0.0, 0.0
-        for batch in batches:
-            values, kls = self.losses(batch)
-            (values.sum() / learnt).backward()
-            self.masters.gather()
-            loss += values.detach().sum().item() / learnt
-            kl += kls.detach().sum().item() / learnt
+        loss, kl, learnt = self._gather([[self.lesson.examples[i] for i in m] for m in step])
         if not math.isfinite(loss):
             raise ServiceError(
                 f"The loss is {loss} at step {self.progress.step + 1}: training diverged. "
@@ -117,6 +111,38 @@ class Learner:
             "seconds": round(done.seconds, 3),
             **self._who(),
         }
+
+    def self_check(self) -> float:
+        """Hold this learner's loss and gradient to the float64 oracle on its first micro-batch.
+
+        Returns the largest relative difference; GateError names what is wrong. Nothing is changed.
+        """
+        section = self.section
+        first = [self.lesson.examples[i] for i in next(self.steps())[0]]
+
+        def step(micros: Sequence[Sequence[Example]]) -> tuple[float, Tensor]:
+            loss = self._gather(micros)[0]
+            return loss, self.masters.take_gradient(lever(self.network))
+
+        kind = section.divergence if self.lesson.role == "student" else None
+        rule = Rule(kind, section.beta, section.skew, section.temperature, section.text_weight)
+        return check(self.network, first, step, rule, self.head.vocabulary)
+
+    def _gather(self, step: Sequence[Sequence[Example]]) -> tuple[float, float, int]:
+        """Forward and backward of a step: mean loss and KL in nats, and the learnt tokens.
+
+        The gradients wait in the masters.
+        """
+        batches = [pack(micro, self.section.row_tokens).to(device()) for micro in step]
+        learnt = sum(len(b.labels) for b in batches)
+        loss, kl = 0.0, 0.0
+        for batch in batches:
+            values, kls = self.losses(batch)
+            (values.sum() / learnt).backward()
+            self.masters.gather()
+            loss += values.detach().sum().item() / learnt
+            kl += kls.detach().sum().item() / learnt
+        return loss, kl, learnt
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss (N,) and forward KL (N,) in nats for each learnt token; KL is 0 for the control."""
@@ -157,10 +183,6 @@ class Learner:
         with whole_folder(path) as part:
             self.network.save_pretrained(part)
             self.tokenizer.inner.save_pretrained(part)
-
-    def _batch(self, micro: Sequence[int]) -> Batch:
-        examples = [self.lesson.examples[i] for i in micro]
-        return pack(examples, self.section.row_tokens).to(device())
 
     def _states(self, batch: Batch) -> Tensor:
         out = self.head.body(

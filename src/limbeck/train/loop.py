@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from limbeck.files import full_disk_named
-from limbeck.progress import stage_bar
+from limbeck.progress import say, stage_bar
 from limbeck.recipe import TrainSection
 from limbeck.records import Example
 from limbeck.train import checkpoint
@@ -37,6 +37,8 @@ def train(lesson: Lesson, folder: Path, metrics: Path, dtype: torch.dtype) -> ch
         learner.progress, tensors = found
         learner.masters.restore(tensors)
         del tensors
+    else:
+        say(f"self-check  loss agrees with the float64 oracle to {learner.self_check():.0e}")
     label = "train" if lesson.role == "student" else "control"
     with (
         stage_bar(label, lesson.steps, "steps", learner.progress.step) as meter,
