@@ -16,6 +16,7 @@ from limbeck.errors import InputError
 from limbeck.files import sha256_file, write_text
 from limbeck.models import weights as models
 from limbeck.permit import decide
+from limbeck.preflight.refuse import refuse
 from limbeck.progress import say
 from limbeck.recipe import PromptsSection
 from limbeck.records import Answer, Permission, Prompt
@@ -45,8 +46,11 @@ class Walk:
         self.run, self.recipe, self.folder = run, run.recipe, run.folder
 
     def until(self, last: Stage) -> None:
-        """Walk every stage up to `last`, skipping what is done."""
-        for stage in STAGES[: STAGES.index(last) + 1]:
+        """Walk every stage up to `last`, skipping what is done, if there is room for it."""
+        stages = STAGES[: STAGES.index(last) + 1]
+        for stage in stages:
+            if stage == "collect":
+                refuse(self.run, self.weights, self.all_prompts, stages, CALIBRATION_ANSWERS)
             getattr(self, stage)()
 
     # -- what stages share -------------------------------------------------------------------

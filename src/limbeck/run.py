@@ -170,17 +170,27 @@ def _claim(run: Run) -> None:
     if not saved.exists():
         run.adopt()
         return
-    keys = differences(run.recipe, read_recipe(saved))
+    keys = clashes(run)
     if not keys:
         return
+    say(f"{'recipe':>9}  changed in {', '.join(keys)}; nothing was made by the old one")
+    run.adopt()
+
+
+def clashes(run: Run) -> list[str]:
+    """The keys in which the folder's recipe differs from the run's.
+
+    Raises InputError where more than answers was made by the folder's.
+    """
+    saved = run.folder / "recipe.toml"
+    keys = differences(run.recipe, read_recipe(saved)) if saved.exists() else []
     made = [stage for stage, entry in run.manifest["stages"].items() if "finished" in entry]
-    if set(made) - {"permit", "prompts"}:
+    if keys and set(made) - {"permit", "prompts"}:
         raise InputError(
             f"{run.folder} is the run of another recipe; they differ in {', '.join(keys)}. "
             "Name another folder with --run, or change the recipe back."
         )
-    say(f"{'recipe':>9}  changed in {', '.join(keys)}; nothing was made by the old one")
-    run.adopt()
+    return keys
 
 
 @contextmanager

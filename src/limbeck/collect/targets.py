@@ -38,6 +38,12 @@ SHARD_TOKENS = 8192
 SMALL_VOCABULARY = 1 << 16
 
 
+def stored_bytes(top_k: int, vocabulary: int) -> int:
+    """Bytes a token of targets on disk, as the table above has them."""
+    ids = 2 if vocabulary <= SMALL_VOCABULARY else 4
+    return ids + top_k * (ids + 2) + 4
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
     """What targets depend on besides the answers: another value is another set of targets."""

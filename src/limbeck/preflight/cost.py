@@ -1,0 +1,168 @@
+"""Seconds that each stage takes, from what was measured of this machine.
+
+Every stage is a sum of measured costs (`probe.Cost`) times how often they come. Nothing here is a
+speed; what is assumed are only numbers of rows and tokens (`work`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import islice
+from math import ceil, log
+
+from limbeck.models.protocol import SCORE_TOKENS
+from limbeck.models.shape import Shape
+from limbeck.preflight.memory import Job
+from limbeck.preflight.probe import Rates
+from limbeck.run import Stage
+from limbeck.train.batch import steps, steps_per_epoch
+from limbeck.train.learner import HELD_OUT_EXAMPLES, HELD_OUT_TIMES
+from limbeck.train.selfcheck import EXAMPLES
+from limbeck.train.student import SHORTLIST
+from limbeck.validate.measure import RACE_BATCHES, RACE_PROMPTS, RACE_TOKENS
+
+RESAMPLED = 3e-8  # seconds a prompt, resample and metric of the bootstrap
+METRICS = 7
+REPORT = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What was measured: for the teacher's shape, for the student's, and of the disk.
+
+    `imports` are the seconds until torch and transformers are there.
+    """
+
+    teacher: Rates
+    student: Rates
+    disk: float
+    imports: float
+
+
+def seconds(job: Job, machine: Machine, checkpoint_seconds: float) -> dict[Stage, float]:
+    """Seconds of each stage, as if nothing of it were there, and the teacher's loading apart."""
+    return {
+        "collect": _collecting(job, machine.teacher),
+        "targets": _scoring(job, machine.teacher),
+        "student": _starting(job, machine),
+        "train": _training(job, machine, checkpoint_seconds),
+        "control": _training(job, machine, checkpoint_seconds),
+        "validate": _validating(job, machine),
+        "export": 2 * job.student.parameters * 2 / machine.disk,
+        "report": REPORT,
+    }
+
+
+def starting_up(job: Job, machine: Machine, due: Collection[Stage]) -> dict[Stage, float]:
+    """Seconds that come once: imports in the first stage with a model, the teacher where first met.
+
+    A GGUF that is unpacked is read, turned to float32 and written.
+    """
+    asking = [s for s in ("collect", "targets", "student") if s in due]
+    modelled = [s for s in ("collect", "targets", "student", "train", "control") if s in due]
+    found: dict[Stage, float] = dict.fromkeys(modelled[:1], machine.imports)
+    if asking:
+        unpacking = 8 * job.teacher.parameters / machine.disk if job.unpacked else 0.0
+        found[asking[0]] += _load(job.teacher, machine.teacher) + unpacking
+    return found
+
+
+def _load(shape: Shape, rates: Rates) -> float:
+    return rates.load(shape.layers, 0)
+
+
+def _answering(shape: Shape, rates: Rates, job: Job, prompts: int, batch: int, most: int) -> float:
+    """Batches of prompts: each is read, then written until its longest answer has ended.
+
+    Of answers with a mean of m tokens, exponentially spread, the longest of n is about
+    m·(1 + ln n), at most `most`. A step costs a fixed part and one for every live row, and the live
+    rows of all steps are the tokens that are written.
+    """
+    total = 0.0
+    for start in range(0, prompts, batch):
+        rows = min(batch, prompts - start)
+        written = min(job.work.answer_tokens, most)
+        longest = min(most, written * (1 + log(rows)))
+        total += rates.prefill(shape.layers, rows * job.work.prompt_tokens)
+        total += longest * rates.decode(shape.layers, rows * written / longest)
+    return total
+
+
+def _collecting(job: Job, rates: Rates) -> float:
+    section = job.recipe.teacher
+    most = section.sampling(0).max_tokens
+    return _answering(job.teacher, rates, job, job.work.due, section.batch_size, most)
+
+
+def _scored(shape: Shape, rates: Rates, tokens: float) -> float:
+    """Answers scored in full batches of SCORE_TOKENS tokens."""
+    whole = ceil(tokens / SCORE_TOKENS)
+    return whole * rates.score(shape.layers, tokens / whole) if whole else 0.0
+
+
+def _scoring(job: Job, rates: Rates) -> float:
+    rows = job.work.examples + job.work.kept_back
+    return _scored(job.teacher, rates, rows * job.work.example_tokens)
+
+
+def _starting(job: Job, machine: Machine) -> float:
+    """Layers dropped one at a time, each by 1 + SHORTLIST passes over the calibration answers."""
+    rates, there, left = machine.teacher, job.teacher.layers, job.student.layers
+    saving = 4 * job.student.parameters / machine.disk + _load(job.teacher, rates)
+    if job.recipe.student.base != "teacher":
+        return saving
+    tokens = job.calibration * job.work.example_tokens
+    passes = ((1 + SHORTLIST) * rates.score(kept, tokens) for kept in range(left + 1, there + 1))
+    return sum(passes) + saving
+
+
+def _training(job: Job, machine: Machine, checkpoint_seconds: float) -> float:
+    """Optimizer steps, and beside them self-check, looks at held-out answers, checkpoints, export.
+
+    The step's cost is measured at one micro-batch: its fixed part is the optimizer's, and tokens
+    count alike however a step is cut.
+    """
+    section, rates, shape, work = job.recipe.train, machine.student, job.student, job.work
+    tokens = max(1, round(work.example_tokens))
+    lengths = [tokens] * work.examples
+    if section.minutes is not None:
+        learning = section.minutes * 60
+    else:
+        epoch = steps_per_epoch(lengths, section.batch_tokens, 0)
+        count = section.steps or max(1, round((section.epochs or 1) * epoch))
+        learning = sum(
+            rates.step(shape.layers, sum(map(len, step)) * tokens)
+            for step in islice(steps(lengths, section.batch_tokens, section.micro_tokens, 0), count)
+        )
+    few = min(EXAMPLES, len(lengths)) * tokens
+    checking = (2 * EXAMPLES + 1) * rates.step(shape.layers, few / EXAMPLES)
+    looks = min(HELD_OUT_EXAMPLES, work.kept_back) * work.example_tokens
+    looking = (HELD_OUT_TIMES + 1) * rates.score(shape.layers, looks)
+    saving = 12 * shape.parameters / machine.disk
+    saves = learning // (checkpoint_seconds + saving)
+    export = 2 * shape.parameters / machine.disk
+    return _load(shape, rates) + checking + learning + looking + saves * saving + export
+
+
+def _validating(job: Job, machine: Machine) -> float:
+    """Distributions of three models, greedy answers, likelihoods, a race and the bootstrap."""
+    recipe, work = job.recipe, job.work
+    speakers = ((job.teacher, machine.teacher), *(2 * [(job.student, machine.student)]))
+    tokens = work.kept_back * work.example_tokens
+    answered = min(recipe.validate_.prompts, work.kept_back)
+    sampling = recipe.teacher.sampling(0)
+    batch, most = recipe.teacher.batch_size, sampling.max_tokens
+    total = 0.0
+    for number, (shape, rates) in enumerate(speakers):
+        total += _load(shape, rates) + _scored(shape, rates, tokens)
+        if number or sampling.temperature > 0:
+            total += _answering(shape, rates, job, answered, batch, most)
+    total += _scored(job.teacher, machine.teacher, 3 * answered * work.example_tokens)
+    raced = max(1, min(RACE_PROMPTS, answered // RACE_BATCHES))
+    short = min(RACE_TOKENS, most)
+    for shape, rates in speakers[:2]:
+        batches = min(RACE_BATCHES, ceil(answered / raced)) + 1
+        total += batches * _answering(shape, rates, job, raced, raced, short)
+    section = recipe.validate_
+    return total + METRICS * RESAMPLED * section.resamples * max(answered, work.kept_back)

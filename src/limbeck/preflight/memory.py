@@ -1,0 +1,199 @@
+"""Memory and disk that each stage needs, by sizes alone: no weight is read, nothing is measured.
+
+Symbols: P parameters, L layers, H hidden and I inner width, V vocabulary, K kept a token, and b the
+bytes of a number in products (4 in float32, 2 in bfloat16). Every formula is the sum of what is
+alive at once at the stage's peak; what is far below a hundredth of it is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from limbeck.collect.targets import stored_bytes
+from limbeck.models.protocol import HEAD_ROWS, SCORE_TOKENS
+from limbeck.models.shape import Shape
+from limbeck.preflight.work import Work
+from limbeck.recipe import Recipe, TrainSection
+from limbeck.run import Stage
+
+BASE = 400 * 10**6  # the interpreter with torch and transformers
+ANSWER_ROW, ANSWER_TOKEN = 350, 9  # bytes of an answer in the store, and of each of its tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A recipe with all that memory and disk depend on.
+
+    `itemsize` is b, `calibration` how many answers layers are chosen by, `unpacked` whether the
+    teacher has yet to be turned into ordinary weights, `download` the bytes to fetch before.
+    """
+
+    recipe: Recipe
+    teacher: Shape
+    student: Shape
+    work: Work
+    itemsize: int
+    calibration: int
+    unpacked: bool = False
+    download: int = 0
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return self.work.longest_prompt + self.recipe.teacher.sampling(0).max_tokens
+
+    @property
+    def micro_tokens(self) -> int:
+        """Tokens of a micro-batch: as many as the recipe allows and there are."""
+        section = self.recipe.train
+        there = round(self.work.examples * self.work.example_tokens)
+        return max(min(section.micro_tokens, section.batch_tokens, there), min(self.longest, there))
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of an optimizer step."""
+        return ceil(self.recipe.train.batch_tokens / max(1, self.micro_tokens))
+
+
+def memory(job: Job) -> dict[Stage, int]:
+    """The peak of resident memory in bytes, stage by stage."""
+    teacher, student = (s.parameters * job.itemsize for s in (job.teacher, job.student))
+    unpacking = 4 * job.teacher.parameters * 2 if job.unpacked else 0
+    training = _training(job)
+    needs: dict[Stage, int] = {
+        "collect": max(teacher + _generating(job, job.recipe.teacher.batch_size), unpacking),
+        "targets": teacher + _scoring(job, copies=3),
+        "student": _starting(job, teacher),
+        "train": training,
+        "control": training,
+        "validate": teacher + 2 * student + _scoring(job, copies=6) + _kept(job),
+    }
+    return {stage: BASE + need for stage, need in needs.items()}
+
+
+def _generating(job: Job, batch_size: int) -> int:
+    """A batch's cache at its longest, a layer's work on all its prompts, and its logits.
+
+    rows·longest·L·2·kv heads·head width·b; rows·longest prompt·(8·H + 4·I)·b; and rows·V·(b + 3·4)
+    for logits and what sampling makes of them in float32.
+    """
+    shape, rows = job.teacher, min(batch_size, job.work.prompts)
+    block = rows * job.longest * shape.kv_heads * shape.head_dim * job.itemsize
+    prefill = rows * job.work.longest_prompt * job.itemsize
+    logits = rows * shape.vocabulary * (job.itemsize + 12)
+    return _heap(2 * shape.layers * block, block) + _in_layer(shape, prefill) + logits
+
+
+def _scoring(job: Job, copies: int) -> int:
+    """One batch of SCORE_TOKENS through a layer, and `copies` float32 tensors of HEAD_ROWS·V."""
+    tokens = min(SCORE_TOKENS, round(job.work.prompts * job.work.example_tokens))
+    logits = min(HEAD_ROWS, tokens) * job.teacher.vocabulary * (4 * copies + job.itemsize)
+    return _in_layer(job.teacher, tokens * job.itemsize) + logits
+
+
+def _in_layer(shape: Shape, size: int) -> int:
+    """What a layer holds at once without gradients, 8·H + 4·I numbers a token."""
+    return _heap(size * (8 * shape.hidden + 4 * shape.inner), size * shape.inner)
+
+
+def _heap(size: int, block: int, holes: float = 2.0) -> int:
+    """What blocks of this size take of the heap: below 32 MiB glibc's does not close its holes."""
+    return size if block > 2**25 else round(holes * size)
+
+
+def _starting(job: Job, teacher: int) -> int:
+    """The teacher beside the float32 network that becomes the student's start.
+
+    Layers are chosen before: N·V float32 logits of `calibration` answers, four times. What scoring
+    took of the heap is still taken.
+    """
+    tokens = min(SCORE_TOKENS, round(job.work.prompts * job.work.example_tokens))
+    before = teacher + _in_layer(job.teacher, tokens * job.itemsize)
+    if job.recipe.student.base != "teacher":
+        return before + 4 * job.student.parameters
+    learnt = job.calibration * job.work.kept_tokens
+    choosing = round(learnt * job.teacher.vocabulary * 16)
+    return before + max(choosing, 4 * job.teacher.parameters)
+
+
+def _training(job: Job) -> int:
+    """Weights, gradients, moments, activations and logits of one micro-batch, and all examples.
+
+    16·P in float32 (weights 4, gradients 4, moments 8), 18·P in bfloat16 (weights 2, masters 4,
+    gradients 4, moments 8). Examples are kept with their targets unpacked, 12·K + 24 a token.
+    """
+    work, section = job.work, job.recipe.train
+    states = (18 if job.itemsize < 4 else 16) * job.student.parameters
+    learnt = job.micro_tokens * work.kept_tokens / max(1.0, work.example_tokens)
+    examples = (work.examples + work.kept_back) * work.kept_tokens * (12 * section.top_k + 24)
+    return states + _kept(job) + logits_bytes(learnt, job.student, job.itemsize) + round(examples)
+
+
+def _kept(job: Job) -> int:
+    """What activations take of the heap, for good.
+
+    Seen with 113M parameters: a quarter more than there are, and twice as much where gradients of
+    one micro-batch settle between the activations of the next.
+    """
+    block = job.micro_tokens * job.student.inner * job.itemsize
+    return _heap(activations(job), block, 1.25 if job.micro_batches == 1 else 2.0)
+
+
+def activations(job: Job) -> int:
+    """What one micro-batch keeps for the backward pass.
+
+    Per position and layer (4 + b)·(what is normed) + (3·H + 3·heads·head width + 4·I)·b, and b a
+    position of a row for the mask; counted from what autograd saves of the layers of Llama, Qwen
+    and Gemma. Rows are filled to `row_tokens`, or to the longest example. Checkpointed layers keep
+    what enters them, H·b, and one layer at a time is worked on.
+    """
+    shape, section, b = job.student, job.recipe.train, job.itemsize
+    width = min(max(section.row_tokens, job.longest), job.micro_tokens)
+    positions = ceil(job.micro_tokens / width) * width
+    attended = shape.heads * shape.head_dim
+    plain = (3 * shape.hidden + 3 * attended + 4 * shape.inner + width) * b
+    a_layer = positions * ((4 + b) * shape.normed + plain)
+    if checkpoints_activations(section):
+        return shape.layers * positions * shape.hidden * b + a_layer
+    return shape.layers * a_layer
+
+
+def checkpoints_activations(section: TrainSection) -> bool:
+    """Whether layers are run again in the backward pass, where the recipe can ask for that."""
+    return bool(getattr(section, "checkpoint_activations", False))
+
+
+def logits_bytes(learnt: float, shape: Shape, itemsize: int) -> int:
+    """What the loss of `learnt` tokens holds at once: (N, V) logits and their gradient."""
+    return round(2 * learnt * shape.vocabulary * itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes that a stage adds: at its `peak`, and what is `left` of them afterwards."""
+
+    peak: int
+    left: int
+
+
+def disk(job: Job, export_itemsize: int) -> dict[Stage, Disk]:
+    """What each stage adds to the run folder.
+
+    A checkpoint is masters and two moments, 12·P; the next is written before it goes. Downloaded
+    weights and unpacked ones, 4·P of the teacher, go into their caches.
+    """
+    work, section, p = job.work, job.recipe.train, job.student.parameters
+    final, state = export_itemsize * p, 12 * p
+    fetched = job.download + (4 * job.teacher.parameters if job.unpacked else 0)
+    answers = round(work.due * (ANSWER_ROW + ANSWER_TOKEN * work.answer_tokens)) + fetched
+    scored = (work.examples + work.kept_back) * work.kept_tokens
+    targets = round(scored * stored_bytes(section.top_k, job.teacher.vocabulary))
+    return {
+        "collect": Disk(answers, answers),
+        "targets": Disk(targets, targets),
+        "student": Disk(4 * p, 4 * p),
+        "train": Disk(max(2 * state, state + final), final),
+        "control": Disk(max(2 * state, state + final), final),
+        "export": Disk(final, final),
+    }
