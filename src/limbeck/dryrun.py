@@ -16,9 +16,10 @@ from limbeck.collect.prompts import read_prompts
 from limbeck.collect.store import AnswerStore
 from limbeck.distill import CALIBRATION_ANSWERS, STAGES, Walk
 from limbeck.errors import GateError
+from limbeck.export.duties import check
 from limbeck.models import weights as models
-from limbeck.models.shape import Shape, read_shape
-from limbeck.permit import decide
+from limbeck.models.shape import read_shape
+from limbeck.permit import gate
 from limbeck.preflight.fit import Free, need
 from limbeck.preflight.machine import free_disk, free_memory
 from limbeck.preflight.memory import Disk, Job, disk, memory
@@ -60,19 +61,30 @@ class Rehearsal(Walk):
         self.scratch = scratch
 
     @cached_property
-    def remote(self) -> tuple[models.Weights, dict[str, tuple[int, ...]], int] | None:
+    def remote(self) -> models.Headers | None:
         """The teacher's headers, where its weights are still on the hub."""
         return models.headers_on_hub(self.recipe.teacher.model, self.recipe.teacher.revision)
 
     @cached_property
+    def remote_base(self) -> models.Headers | None:
+        """Those of the student's base."""
+        return models.headers_on_hub(self.recipe.student.base, None)
+
+    @cached_property
     def weights(self) -> models.Weights:
         """The teacher's weights, or what the hub tells of them."""
-        return self.remote[0] if self.remote else super().weights
+        return self.remote.weights if self.remote else super().weights
+
+    @cached_property
+    def base(self) -> models.Weights:
+        """Likewise what the student starts from."""
+        return self.remote_base.weights if self.remote_base else super().base
 
     def look(self) -> dict[Stage, bool]:
         """Whether each stage is done: by its own key, as the real walk decides it."""
-        decide.gate(self.permission)
-        self.found["permit"] = True
+        gate.gate(self.permission)
+        check(self.recipe, self.terms, self.base.licence)
+        self.found |= {"permit": True, "targets": self.live}
         for stage in STAGES[1:]:
             getattr(self, stage)()
             if stage == "prompts" and not self.found[stage]:
@@ -83,11 +95,11 @@ class Rehearsal(Walk):
         self.found[stage] = self.run.is_done(stage, key, *outputs)
         return True
 
-    def _store(self) -> AnswerStore:
+    def store(self) -> AnswerStore:
         """A copy: to open the store itself would write beside it."""
         for path in self.folder.glob("answers.sqlite*"):
             shutil.copy(path, self.scratch)
-        return AnswerStore(self.scratch / "answers.sqlite")
+        return AnswerStore(self.scratch / "answers.sqlite", self.permission)
 
 
 def rehearse(recipe: Recipe, folder: Path, as_json: bool) -> None:
@@ -146,24 +158,19 @@ def _job(walk: Rehearsal, done: dict[Stage, bool]) -> tuple[Job, float, float]:
     tokenizer = ChatTokenizer(place) if place.exists() else None
     answers = walk.answers if done["prompts"] else []
     work = count(walk.recipe, prompts, answers, tokenizer, scale)
-    shape = read_shape(walk.weights, walk.remote[1] if walk.remote else None)
+    shape = read_shape(walk.weights, walk.remote.tensors if walk.remote else None)
+    base = walk.remote_base
     job = Job(
         recipe=walk.recipe,
         teacher=shape,
-        student=_student(walk.recipe, shape),
+        student=read_shape(walk.base, base.tensors) if base else student_shape(walk.recipe, shape),
         work=work,
         itemsize=compute_dtype(walk.recipe.train.precision).itemsize,
         calibration=CALIBRATION_ANSWERS,
         unpacked=tokenizer is None,
-        download=walk.remote[2] if walk.remote else 0,
+        download=sum(found.size for found in (walk.remote, base) if found),
     )
     return job, read, imports
-
-
-def _student(recipe: Recipe, teacher: Shape) -> Shape:
-    if remote := models.headers_on_hub(recipe.student.base, None):
-        return read_shape(remote[0], remote[1])
-    return student_shape(recipe, teacher)
 
 
 def _read(section: PromptsSection) -> tuple[Sequence[Prompt], float]:

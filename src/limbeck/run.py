@@ -31,6 +31,11 @@ Fact: TypeAlias = str | int | float
 PACKAGES = ("limbeck", "torch", "transformers", "safetensors", "tokenizers", "numpy", "pyarrow")
 
 
+PRESENTED = ("export.name", "export.licence", "permit.")
+"""Keys that may change at any time: no weight depends on how the student is given out, or by whose
+leave."""
+
+
 class Run:
     """A folder that holds everything one recipe makes, and knows which stages are done.
 
@@ -80,6 +85,12 @@ class Run:
         told = [f"{k} {_brief(v)}" for k, v in facts.items() if k not in _QUIET]
         say(f"{stage:>9}  {', '.join(told) or 'done'}  [{duration(entry['seconds'])}]")
 
+    def forget(self, *stages: Stage) -> None:
+        """Take the marks of these stages away: they are due again."""
+        for stage in stages:
+            self.manifest["stages"].pop(stage, None)
+        self._save()
+
     def _read_manifest(self) -> dict[str, Any]:
         try:
             found = json.loads(self._manifest_path.read_text(encoding="utf-8"))
@@ -114,7 +125,9 @@ class Run:
         write_text(self._manifest_path, json.dumps(self.manifest, indent=1) + "\n")
 
 
-_QUIET = frozenset({"decision", "fingerprint", "sha256", "method", "layers_kept"})
+_QUIET = frozenset(
+    {"card", "decision", "fingerprint", "layers_kept", "method", "route", "sha256", "teacher"}
+)
 
 
 def resolve(target: Path, folder: Path | None) -> tuple[Recipe, Path]:
@@ -173,19 +186,21 @@ def _claim(run: Run) -> None:
     keys = clashes(run)
     if not keys:
         return
-    say(f"{'recipe':>9}  changed in {', '.join(keys)}; nothing was made by the old one")
+    presented = all(key.startswith(PRESENTED) for key in keys)
+    then = ": the student is exported anew" if presented else "; nothing was made by the old one"
+    say(f"{'recipe':>9}  changed in {', '.join(keys)}{then}")
     run.adopt()
 
 
 def clashes(run: Run) -> list[str]:
     """The keys in which the folder's recipe differs from the run's.
 
-    Raises InputError where more than answers was made by the folder's.
+    Raises InputError where something depends on them that was made by the folder's.
     """
     saved = run.folder / "recipe.toml"
     keys = differences(run.recipe, read_recipe(saved)) if saved.exists() else []
-    made = [stage for stage, entry in run.manifest["stages"].items() if "finished" in entry]
-    if keys and set(made) - {"permit", "prompts"}:
+    made = {stage for stage, entry in run.manifest["stages"].items() if "finished" in entry}
+    if made - {"permit", "prompts"} and not all(key.startswith(PRESENTED) for key in keys):
         raise InputError(
             f"{run.folder} is the run of another recipe; they differ in {', '.join(keys)}. "
             "Name another folder with --run, or change the recipe back."

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_hub import Handler, Hub, hub  # noqa: F401
 
-from limbeck.collect.targets import Binding, TargetsFolder, stored_bytes
+from limbeck.collect.packing import stored_bytes
+from limbeck.collect.targets import Binding, TargetsFolder
 from limbeck.distill import Walk
 from limbeck.dryrun import Rehearsal, rehearse
 from limbeck.errors import GateError, InputError
@@ -49,7 +50,7 @@ def recipe(**sections: dict[str, Any]) -> Recipe:
 
 def work(**changes: Any) -> Work:
     """960 prompts of 31 tokens, answered with 24."""
-    usual = Work(960, 960, 170, 31.5, 45, 24.2, 19.7, 0.77, counted=True)
+    usual = Work(960, 960, 170, 31.5, 45, 0, 24.2, 19.7, 0.77, counted=True)
     return replace(usual, **changes)
 
 
@@ -140,17 +141,21 @@ def test_tokens_are_counted_and_stored_answers_are_taken(tiny: Path) -> None:
     assert guessed.prompt_tokens == pytest.approx(found.prompt_tokens, rel=0.5)
 
 
-@pytest.mark.parametrize("k", [1, 6])
-def test_targets_take_the_bytes_that_they_are_said_to(tiny: Path, tmp_path: Path, k: int) -> None:
+@pytest.mark.parametrize("k, drawn", [(1, 0), (6, 5)])
+def test_targets_take_the_bytes_that_they_are_said_to(
+    tiny: Path, tmp_path: Path, k: int, drawn: int
+) -> None:
     teacher = load(tiny)
     rows = asked(teacher, prompts(12))
     tokenizer = teacher.tokenizer
-    binding = Binding("t", tokenizer.hash, tokenizer.template_hash, len(tokenizer.inner), k, 1.0)
+    binding = Binding(
+        "t", tokenizer.hash, tokenizer.template_hash, len(tokenizer.inner), k, drawn, 1.0
+    )
     TargetsFolder(tmp_path, binding).write(teacher, rows)
     size = sum(p.stat().st_size for p in tmp_path.glob("*.safetensors"))
     tokens = sum(len(a.token_ids) for _, a in rows)
     header = int.from_bytes(next(tmp_path.glob("*.safetensors")).read_bytes()[:8], "little") + 8
-    assert size - header - 4 * len(rows) == tokens * stored_bytes(k, len(tokenizer.inner))
+    assert size - header - 4 * len(rows) == tokens * stored_bytes(k, drawn, len(tokenizer.inner))
 
 
 # -- memory ------------------------------------------------------------------------------------
@@ -216,6 +221,7 @@ for n in range(2 * micro // 64):
     ids, mask = rng.integers(0, 312, 64), np.arange(64) >= 40
     top = np.stack([rng.permutation(312)[:k] for _ in range(24)])
     told = Targets("", ids[40:], top, np.full((24, k), np.log(0.9 / k), np.float32),
+                   np.full(24, 0.1, np.float32), np.full((24, 2), 7),
                    np.full(24, 0.1, np.float32), 1.0, "")
     made.append(Example("", ids, mask, told))
 section = TrainSection.model_validate({"steps": 2, "batch_tokens": micro * int(sys.argv[3]),
@@ -245,7 +251,7 @@ def test_training_takes_the_memory_that_it_is_said_to(
     shape = read_shape(Weights("made", folder, None, "", None, ""))
     train = {"micro_tokens": micro, "batch_tokens": micro * batches, "row_tokens": 256}
     rows = 2 * micro // 64
-    there = Work(rows, 0, 0, 40, 40, 24, 24, 1.0, counted=True)
+    there = Work(rows, 0, 0, 40, 40, 0, 24, 24, 1.0, counted=True)
     told = recipe(train={"steps": 2} | train, teacher={"max_tokens": 24})
     estimate = memory(Job(told, shape, shape, there, 4, 6))["train"]
     assert estimate == pytest.approx(int(done.stdout) * 1024, rel=0.25)
@@ -484,9 +490,9 @@ def test_a_teacher_on_the_hub_is_known_by_its_headers(
     assert there.permission.decision == "allow"
     assert there.remote is not None
     ours = read_shape(Weights("tiny", tiny, None, "", None, ""))
-    assert read_shape(there.weights, there.remote[1]) == ours
+    assert read_shape(there.weights, there.remote.tensors) == ours
     size = (tiny / "model.safetensors").stat().st_size
-    assert 0.9 * size < there.remote[2] < size
+    assert 0.9 * size < there.remote.size < size
     assert not list(tmp_path.rglob("*.safetensors"))
     assert find("someone/tiny").licence == "mit"
     assert headers_on_hub("someone/tiny", None) is None, "the weights are here now"

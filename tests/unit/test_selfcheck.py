@@ -10,16 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from limbeck.collect.packing import ARRAYS
 from limbeck.errors import GateError
-from limbeck.models.outcomes import log_outcomes, sparse_targets
+from limbeck.models.head import Head
+from limbeck.models.outcomes import log_outcomes, sampled_targets
 from limbeck.progress import Meter
 from limbeck.recipe import Divergence, TrainSection
 from limbeck.records import Example, Targets
 from limbeck.train import learner as room
 from limbeck.train import loop, losses
 from limbeck.train.batch import Batch
+from limbeck.train.fused import Fused
 from limbeck.train.learner import Learner, Learns, Lesson
 from limbeck.train.oracle import KINDS, Rule, divergence
+from limbeck.train.teacher import Sparse
 from small import network, save
 
 VOCABULARY, LENGTHS = 312, (19, 12, 40, 9, 30)
@@ -47,8 +51,13 @@ def examples(temperature: float = 1.0, k: int = 6) -> list[Example]:
         mask = np.arange(length) >= rng.integers(2, length - 4)
         at = np.flatnonzero(mask)
         logits = teacher(input_ids=torch.from_numpy(ids)[None]).logits[0][at - 1]
-        top, logprobs, tail = (t.numpy() for t in sparse_targets(logits, k, temperature))
-        told = Targets(str(number), ids[at], top, logprobs, tail, temperature, "")
+        drawn = 0 if k == VOCABULARY else 5
+        offsets = torch.from_numpy(rng.random(len(at)))
+        rows = sampled_targets(logits, k, temperature, drawn, offsets)
+        top, logprobs, tail, drawn_ids, entropy = (t.numpy() for t in rows)
+        told = Targets(
+            str(number), ids[at], top, logprobs, tail, drawn_ids, entropy, temperature, ""
+        )
         made.append(Example(str(number), ids, mask, told))
     return made
 
@@ -110,7 +119,7 @@ def unshifted(some: Sequence[Example], row_tokens: int) -> Batch:
         told = one.targets
         mask = np.append(False, one.loss_mask[:-1])
         assert told is not None
-        rows = {k: getattr(told, k)[1:] for k in ("token_ids", "top_ids", "logprobs", "tail")}
+        rows = {k: getattr(told, k)[1:] for k in ARRAYS}
         moved.append(replace(one, loss_mask=mask, targets=replace(told, **rows)))
     return pack(moved, row_tokens)
 
@@ -120,15 +129,32 @@ def leaking(batch: Batch) -> Batch:
     return replace(batch, visible=torch.ones(width, width, dtype=torch.bool).tril()[None, None])
 
 
+def kl(log_a: Tensor, log_b: Tensor) -> Tensor:
+    return (log_a.exp() * (log_a - log_b) + log_b.exp() - log_a.exp()).sum(-1)
+
+
+def by(divergence: Callable[..., Tensor]) -> Callable[..., Fused]:
+    """A loss in place of the fused one, from a divergence of logits."""
+
+    def loss(
+        states: Tensor, head: Head, told: Sparse, kind: Divergence, *, normaliser: int, **keys: Any
+    ) -> Fused:
+        of_the_text = ("labels", "text_weight")
+        keys = {k: v for k, v in keys.items() if k not in of_the_text}
+        keys |= {"tail_ids": told.tail_ids, "tail_entropy": told.tail_entropy}
+        values = divergence(head(states), told.top_ids, told.logprobs, told.tail, kind, **keys)
+        return Fused(values.sum() / normaliser, values.detach(), values.detach())
+
+    return loss
+
+
 def no_tail(logits: Tensor, top_ids: Tensor, logprobs: Tensor, *_: Any, **keys: Any) -> Tensor:
     log_q = log_outcomes(logits, top_ids, keys["temperature"])[:, :-1]
-    kl = losses._kl  # pyright: ignore[reportPrivateUsage]
     return kl(logprobs, log_q) * keys["temperature"] ** 2
 
 
 def renormalised(logits: Tensor, top_ids: Tensor, logprobs: Tensor, *_: Any, **keys: Any) -> Tensor:
     log_q = (logits.gather(-1, top_ids) / keys["temperature"]).log_softmax(-1)
-    kl = losses._kl  # pyright: ignore[reportPrivateUsage]
     return kl(logprobs.log_softmax(-1), log_q) * keys["temperature"] ** 2
 
 
@@ -136,8 +162,10 @@ def without_temperature(*arguments: Any, **keys: Any) -> Tensor:
     return losses.divergence(*arguments, **keys | {"temperature": 1.0})
 
 
-def backwards(*arguments: Any, **keys: Any) -> Tensor:
-    return losses.divergence(*arguments[:4], "reverse_kl", **keys)
+def backwards(
+    logits: Tensor, top_ids: Tensor, logprobs: Tensor, tail: Tensor, _: str, **keys: Any
+) -> Tensor:
+    return losses.divergence(logits, top_ids, logprobs, tail, "reverse_kl", **keys)
 
 
 def other_beta(*arguments: Any, **keys: Any) -> Tensor:
@@ -181,7 +209,7 @@ def test_a_wrong_batch_is_named(start: Path, name: str, monkeypatch: pytest.Monk
 def test_a_wrong_divergence_is_named(
     start: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "divergence", IN_THE_LOSS[name])
+    monkeypatch.setattr(room, "fused_loss", by(IN_THE_LOSS[name]))
     with pytest.raises(GateError, match=f"before the first step: {name}"):
         learner(start, temperature=2.0).self_check()
 
@@ -189,7 +217,7 @@ def test_a_wrong_divergence_is_named(
 def test_a_mixture_the_wrong_way_round_is_named(
     start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "divergence", other_beta)
+    monkeypatch.setattr(room, "fused_loss", by(other_beta))
     with pytest.raises(GateError, match="divergence: beta weighs the wrong side"):
         learner(start, divergence="jsd", beta=0.2).self_check()
 
@@ -198,13 +226,14 @@ def test_a_mixture_the_wrong_way_round_is_named(
 def test_a_mean_taken_twice_is_named(
     start: Path, role: Learns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses_of = Learner.losses
+    fused = Learner._fused  # pyright: ignore[reportPrivateUsage]
 
-    def mean(self: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
-        values, kls = losses_of(self, batch)
-        return values / len(values), kls
+    def mean(self: Learner, *rest: Any) -> Fused:
+        found = fused(self, *rest)
+        tokens = len(found.values)
+        return replace(found, total=found.total / tokens, values=found.values / tokens)
 
-    monkeypatch.setattr(Learner, "losses", mean)
+    monkeypatch.setattr(Learner, "_fused", mean)
     with pytest.raises(GateError, match="normaliser: divided twice by the number of learnt tokens"):
         learner(start, role).self_check()
 
@@ -240,7 +269,8 @@ def test_micro_batches_that_count_alike_are_named(
 def test_what_no_known_mistake_explains_is_still_refused(
     start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "divergence", lambda *a, **k: losses.divergence(*a, **k) * 1.01)
+    slightly_more = by(lambda *a, **k: losses.divergence(*a, **k) * 1.01)
+    monkeypatch.setattr(room, "fused_loss", slightly_more)
     with pytest.raises(GateError, match="no known mistake explains it"):
         learner(start).self_check()
 
@@ -248,7 +278,7 @@ def test_what_no_known_mistake_explains_is_still_refused(
 def test_nothing_is_trained_where_it_fails(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "divergence", no_tail)
+    monkeypatch.setattr(room, "fused_loss", by(no_tail))
     with pytest.raises(GateError, match="tail is dropped"):
         loop.train(learner(start).lesson, tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
     assert not (tmp_path / "run" / "final").exists()

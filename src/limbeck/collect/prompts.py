@@ -12,7 +12,7 @@ from typing import Any
 from limbeck.collect.duplicates import earlier_twins, normalise, shingles
 from limbeck.collect.rows import kind, read_jsonl, read_rows
 from limbeck.errors import InputError
-from limbeck.files import whole_file
+from limbeck.files import sha256_file, whole_file
 from limbeck.recipe import PromptsSection
 from limbeck.records import Message, Prompt, Split, identity
 
@@ -85,6 +85,12 @@ def read_prompts(section: PromptsSection) -> PromptSet:
     prompts = PromptSet(tuple(stay), len(found), len(exact), len(near))
     _refuse_empty_split(prompts, section)
     return prompts
+
+
+def content(section: PromptsSection) -> list[str]:
+    """The hashes of the files that prompts come from; a hub data set stands for itself."""
+    named = [Path(section.source), Path(str(section.held_out))]
+    return [sha256_file(path) for path in named if path.is_file()]
 
 
 def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:

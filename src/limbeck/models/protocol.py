@@ -11,6 +11,7 @@ Asked: TypeAlias = tuple[Prompt, Answer]
 OnTokens: TypeAlias = Callable[[int], None]
 SCORE_TOKENS = 4096  # go through the network at once where answers are scored
 HEAD_ROWS = 512  # of those, so many have logits at once
+LOGITS = 2**27  # bytes of logits that training holds at once
 
 
 def _quiet(_: int) -> None:
@@ -41,6 +42,12 @@ class Model(Protocol):
         """
         ...
 
-    def score(self, asked: Sequence[Asked], top_k: int, temperature: float) -> Iterator[Targets]:
-        """The model's distribution over each token of each answer, in the order given."""
+    def score(
+        self, asked: Sequence[Asked], top_k: int, temperature: float, tail_samples: int = 0
+    ) -> Iterator[Targets]:
+        """The model's distribution over each token of each answer, in the order given.
+
+        `top_k` log-probabilities a token are kept, and `tail_samples` tokens drawn from the others,
+        the same ones whenever this answer is scored.
+        """
         ...

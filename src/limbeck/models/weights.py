@@ -17,7 +17,10 @@ from limbeck.files import sha256_file, whole_folder
 from limbeck.progress import say
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
+HUB_FILES = (
+    "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md",
+    "LICEN[CS]E*", "NOTICE*", "USE_POLICY*",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +175,22 @@ def _on_hub(source: str, revision: str | None) -> Weights:
     return Weights(source, folder, None, found.fingerprint, found.licence, where)
 
 
-def headers_on_hub(
-    source: str, revision: str | None
-) -> tuple[Weights, dict[str, tuple[int, ...]], int] | None:
-    """Of weights on the hub that are not in its cache: the small files, and the tensors' shapes.
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """What the hub tells of weights: their small files, the tensors' shapes, bytes to download.
 
-    Returns the folder as weights without a fingerprint, the shapes, and the bytes that a run will
-    download; None where `source` is no hub id, or the weights are here already.
+    `weights` have no fingerprint and, in their folder, no tensors.
+    """
+
+    weights: Weights
+    tensors: dict[str, tuple[int, ...]]
+    size: int
+
+
+def headers_on_hub(source: str, revision: str | None) -> Headers | None:
+    """The headers of weights that are on the hub and not in its cache; None for any others.
+
+    Raises InputError with the hub's reason where it has no such weights.
     """
     if not HUB_ID.match(source) or Path(source).expanduser().exists():
         return None
@@ -202,7 +214,7 @@ def headers_on_hub(
     licence = _card_licence(folder / "README.md")
     where = f"model card of {source}" if licence else ""
     weights = Weights(source, folder, None, "", licence, where)
-    return weights, {name: tuple(t.shape) for name, t in tensors}, size
+    return Headers(weights, {name: tuple(t.shape) for name, t in tensors}, size)
 
 
 def _dequantise(file: Path, into: Path) -> None:

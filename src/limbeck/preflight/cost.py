@@ -131,10 +131,11 @@ def _training(job: Job, machine: Machine, checkpoint_seconds: float) -> float:
     else:
         epoch = steps_per_epoch(lengths, section.batch_tokens, 0)
         count = section.steps or max(1, round((section.epochs or 1) * epoch))
-        learning = sum(
-            rates.step(shape.layers, sum(map(len, step)) * tokens)
-            for step in islice(steps(lengths, section.batch_tokens, section.micro_tokens, 0), count)
-        )
+        order = steps(lengths, section.batch_tokens, section.micro_tokens, 0)
+        read = [sum(map(len, step)) * tokens for step in islice(order, count)]
+        learning = sum(rates.step(shape.layers, step) for step in read)
+        if job.live:
+            learning += _scored(job.teacher, machine.teacher, sum(read))
     few = min(EXAMPLES, len(lengths)) * tokens
     checking = (2 * EXAMPLES + 1) * rates.step(shape.layers, few / EXAMPLES)
     looks = min(HELD_OUT_EXAMPLES, work.kept_back) * work.example_tokens

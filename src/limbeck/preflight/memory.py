@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from limbeck.collect.targets import stored_bytes
-from limbeck.models.protocol import HEAD_ROWS, SCORE_TOKENS
+from limbeck.collect.packing import stored_bytes
+from limbeck.models.protocol import HEAD_ROWS, LOGITS, SCORE_TOKENS
 from limbeck.models.shape import Shape
 from limbeck.preflight.work import Work
 from limbeck.recipe import Recipe, TrainSection
@@ -37,6 +37,16 @@ class Job:
     calibration: int
     unpacked: bool = False
     download: int = 0
+
+    @property
+    def live(self) -> bool:
+        """Whether the teacher runs beside the student."""
+        return self.recipe.train.teacher == "live"
+
+    @property
+    def scored_tokens(self) -> float:
+        """Tokens of all kept answers."""
+        return (self.work.examples + self.work.kept_back) * self.work.kept_tokens
 
     @property
     def longest(self) -> int:
@@ -118,16 +128,19 @@ def _starting(job: Job, teacher: int) -> int:
 
 
 def _training(job: Job) -> int:
-    """Weights, gradients, moments, activations and logits of one micro-batch, and all examples.
+    """Weights, gradients, moments, activations and logits of one micro-batch, and all targets.
 
     16·P in float32 (weights 4, gradients 4, moments 8), 18·P in bfloat16 (weights 2, masters 4,
-    gradients 4, moments 8). Examples are kept with their targets unpacked, 12·K + 24 a token.
+    gradients 4, moments 8). A live teacher stays beside, and has its own logits and no targets.
     """
-    work, section = job.work, job.recipe.train
     states = (18 if job.itemsize < 4 else 16) * job.student.parameters
-    learnt = job.micro_tokens * work.kept_tokens / max(1.0, work.example_tokens)
-    examples = (work.examples + work.kept_back) * work.kept_tokens * (12 * section.top_k + 24)
-    return states + _kept(job) + logits_bytes(learnt, job.student, job.itemsize) + round(examples)
+    learnt = job.micro_tokens * job.work.kept_tokens / max(1.0, job.work.example_tokens)
+    logits = logits_bytes(learnt, job.student, job.itemsize)
+    size = states + _kept(job) + logits
+    if job.live:
+        layer = _in_layer(job.teacher, job.micro_tokens * job.itemsize)
+        return size + job.teacher.parameters * job.itemsize + layer + logits
+    return size + round(job.scored_tokens * _bytes_a_token(job))
 
 
 def _kept(job: Job) -> int:
@@ -165,8 +178,13 @@ def checkpoints_activations(section: TrainSection) -> bool:
 
 
 def logits_bytes(learnt: float, shape: Shape, itemsize: int) -> int:
-    """What the loss of `learnt` tokens holds at once: (N, V) logits and their gradient."""
-    return round(2 * learnt * shape.vocabulary * itemsize)
+    """The one buffer of logits that the fused loss of `learnt` tokens goes through."""
+    return min(LOGITS, round(learnt * shape.vocabulary * itemsize))
+
+
+def _bytes_a_token(job: Job) -> int:
+    section = job.recipe.train
+    return stored_bytes(section.top_k, section.tail_samples, job.teacher.vocabulary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +201,11 @@ def disk(job: Job, export_itemsize: int) -> dict[Stage, Disk]:
     A checkpoint is masters and two moments, 12·P; the next is written before it goes. Downloaded
     weights and unpacked ones, 4·P of the teacher, go into their caches.
     """
-    work, section, p = job.work, job.recipe.train, job.student.parameters
+    work, p = job.work, job.student.parameters
     final, state = export_itemsize * p, 12 * p
     fetched = job.download + (4 * job.teacher.parameters if job.unpacked else 0)
     answers = round(work.due * (ANSWER_ROW + ANSWER_TOKEN * work.answer_tokens)) + fetched
-    scored = (work.examples + work.kept_back) * work.kept_tokens
-    targets = round(scored * stored_bytes(section.top_k, job.teacher.vocabulary))
+    targets = 0 if job.live else round(job.scored_tokens * _bytes_a_token(job))
     return {
         "collect": Disk(answers, answers),
         "targets": Disk(targets, targets),

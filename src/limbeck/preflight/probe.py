@@ -173,7 +173,7 @@ class _Timings:
             asked = [self.asked(length, learnt) for _ in range(rows)]
 
             def once(asked: Sequence[Asked] = asked) -> None:
-                for _ in model.score(asked, min(self.section.top_k, self.vocabulary), 1.0):
+                for _ in model.score(asked, *self.kept()):
                     pass
 
             once()
@@ -201,8 +201,15 @@ class _Timings:
             timings[float(rows * (length + learnt))] = min(_timed(once), _timed(once))
         return timings
 
+    def kept(self) -> tuple[int, float, int]:
+        """What is kept of a distribution, as `score` takes it."""
+        section = self.section
+        return min(section.top_k, self.vocabulary - 1), section.temperature, section.tail_samples
+
     def prompt(self, tokens: int) -> Prompt:
-        words = " ".join(map(str, self.rng.integers(0, self.vocabulary, max(1, tokens))))
+        """Random tokens, after as many of all prompts' own as the user's prompts have."""
+        own = self.rng.integers(1, self.vocabulary, max(1, tokens - self.job.work.shared))
+        words = " ".join([*["0"] * self.job.work.shared, *map(str, own)])
         messages = (Message("user", words),)
         return Prompt(Prompt.identify(messages), messages, "probe", "train")
 
@@ -213,12 +220,13 @@ class _Timings:
         return prompt, Answer(prompt.id, *told, Usage(length, learnt), "kept")
 
     def example(self, length: int, learnt: int) -> Example:
-        k = min(self.section.top_k, self.vocabulary - 1)
+        k, temperature, drawn = self.kept()
         ids = self.rng.integers(0, self.vocabulary, length + learnt)
         top = np.stack([self.rng.permutation(self.vocabulary)[:k] for _ in range(learnt)])
         logprobs = np.full((learnt, k), np.log(0.9 / k), np.float32)
         tail = np.full(learnt, 0.1, np.float32)
-        targets = Targets("probe", ids[length:], top, logprobs, tail, 1.0, "probe")
+        rest = (tail, np.full((learnt, drawn), 7), tail, temperature, "probe")
+        targets = Targets("probe", ids[length:], top, logprobs, *rest)
         return Example("probe", ids, np.arange(length + learnt) >= length, targets)
 
 

@@ -75,7 +75,7 @@ def refusal(job: Job, due: frozenset[Stage], export_itemsize: int, free: Free) -
     advice = (
         f"It fits with {found}."
         if found
-        else "No single change of the recipe makes it fit: take a larger machine, or a smaller model."
+        else "No single change makes it fit: take a larger machine, or a smaller model."
     )
     return (
         f"{job.recipe.name} does not fit: {stage} needs about {gigabytes(size)} of {what}, and "

@@ -20,7 +20,8 @@ KEPT, LENGTH, KEPT_LENGTH = 0.8, 0.6, 0.5
 class Work:
     """Numbers of rows, and mean tokens of a row. `due` are the prompts without an answer yet.
 
-    `counted` says whether lengths and shares of answers are those of stored answers.
+    `shared` are the tokens that all prompts begin with, which are read once. `counted` says whether
+    lengths and shares of answers are those of stored answers.
     """
 
     prompts: int
@@ -28,6 +29,7 @@ class Work:
     held_out: int
     prompt_tokens: float
     longest_prompt: int
+    shared: int
     answer_tokens: float
     kept_tokens: float
     kept: float
@@ -67,7 +69,8 @@ def count(
     """
     longest = recipe.teacher.sampling(recipe.seed).max_tokens
     sample = prompts[:: max(1, len(prompts) // SAMPLE)]
-    lengths = [_by_bytes(p) if tokenizer is None else len(tokenizer.prompt_ids(p)) for p in sample]
+    rows = [tokenizer.prompt_ids(p) for p in sample] if tokenizer else []
+    lengths = [len(row) for row in rows] if tokenizer else [_by_bytes(p) for p in sample]
     kept = [len(a.token_ids) for a in answers if a.outcome == "kept"]
     counted = bool(kept)
     every = [len(a.token_ids) for a in answers]
@@ -77,11 +80,20 @@ def count(
         held_out=round(sum(p.split == "held_out" for p in prompts) * scale),
         prompt_tokens=sum(lengths) / max(1, len(lengths)),
         longest_prompt=max(lengths, default=0),
+        shared=_shared(rows),
         answer_tokens=sum(every) / len(every) if counted else LENGTH * longest,
         kept_tokens=sum(kept) / len(kept) if counted else KEPT_LENGTH * longest,
         kept=len(kept) / len(every) if counted else KEPT,
         counted=counted,
     )
+
+
+def _shared(rows: Sequence[list[int]]) -> int:
+    """How many tokens all rows begin with; 0 for a row alone."""
+    if len(rows) < 2:
+        return 0
+    pairs = enumerate(zip(min(rows), max(rows), strict=False))
+    return next((at for at, (one, other) in pairs if one != other), len(min(rows)))
 
 
 def _by_bytes(prompt: Prompt) -> int:

@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -16,17 +17,18 @@ from torch import Tensor
 from limbeck.errors import InputError, ServiceError
 from limbeck.files import whole_folder
 from limbeck.models.head import Head
-from limbeck.models.local import compute_dtype, device, load_network
+from limbeck.models.local import LocalModel, compute_dtype, device, load_network
 from limbeck.models.tokenizer import ChatTokenizer
 from limbeck.progress import Meter
-from limbeck.recipe import TrainSection
+from limbeck.recipe import Divergence, TrainSection
 from limbeck.records import Example, identity
 from limbeck.train import checkpoint
 from limbeck.train.batch import Batch, check_packing, pack, steps
-from limbeck.train.losses import cross_entropy, divergence
+from limbeck.train.fused import Fused, fused_loss
 from limbeck.train.masters import Masters
 from limbeck.train.oracle import Rule
-from limbeck.train.selfcheck import check, lever
+from limbeck.train.selfcheck import check, lever, with_teacher
+from limbeck.train.teacher import Live, Sparse, TargetError
 
 Learns: TypeAlias = Literal["student", "control"]
 HELD_OUT_EXAMPLES = 12
@@ -37,8 +39,8 @@ HELD_OUT_TIMES = 6
 class Lesson:
     """What one student learns from, and by which rules.
 
-    The `student` learns the teacher's distribution by `section.divergence`; the `control` learns
-    the same text by cross-entropy alone.
+    The `student` learns the teacher's distribution by `section.divergence`, from the examples'
+    targets or from a `teacher` at hand; the `control` learns the same text by cross-entropy alone.
     """
 
     role: Learns
@@ -48,6 +50,7 @@ class Lesson:
     section: TrainSection
     seed: int
     steps: int
+    teacher: LocalModel | None = None
 
     @property
     def plan(self) -> str:
@@ -119,6 +122,8 @@ class Learner:
         """
         section = self.section
         first = [self.lesson.examples[i] for i in next(self.steps())[0]]
+        if self.lesson.teacher is not None:
+            first = with_teacher(first, self.lesson.teacher, section.temperature)
 
         def step(micros: Sequence[Sequence[Example]]) -> tuple[float, Tensor]:
             loss = self._gather(micros)[0]
@@ -135,30 +140,50 @@ class Learner:
         """
         batches = [pack(micro, self.section.row_tokens).to(device()) for micro in step]
         learnt = sum(len(b.labels) for b in batches)
+        kind = None if self.lesson.role == "control" else self.section.divergence
         loss, kl = 0.0, 0.0
-        for batch in batches:
-            values, kls = self.losses(batch)
-            (values.sum() / learnt).backward()
+        for micro, batch in zip(step, batches, strict=True):
+            with self._answer_named(micro, batch):
+                found = self._fused(batch, kind, learnt)
+            found.total.backward()
             self.masters.gather()
-            loss += values.detach().sum().item() / learnt
-            kl += kls.detach().sum().item() / learnt
+            loss += found.values.sum().item() / learnt
+            kl += found.kls.sum().item() / learnt
         return loss, kl, learnt
 
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss (N,) and forward KL (N,) in nats for each learnt token; KL is 0 for the control."""
-        logits = self.head(self._states(batch))
-        if self.lesson.role == "control":
-            values = cross_entropy(logits, batch.labels)
-            return values, torch.zeros_like(values)
-        values = self._divergence(logits, batch, self.section.divergence)
-        if self.section.divergence == "forward_kl":
-            kls = values.detach() / self.section.temperature**2
-        else:
-            with torch.no_grad():
-                kls = self._divergence(logits, batch, "forward_kl") / self.section.temperature**2
-        if self.section.text_weight:
-            values = values + self.section.text_weight * cross_entropy(logits, batch.labels)
-        return values, kls
+    def _fused(self, batch: Batch, kind: Divergence | None, normaliser: int) -> Fused:
+        """The loss of a packed batch, over `normaliser`; `kind` None learns the text alone."""
+        section = self.section
+        return fused_loss(
+            _states(self.head, batch),
+            self.head,
+            self._targets(batch) if kind else None,
+            kind,
+            beta=section.beta,
+            skew=section.skew,
+            temperature=section.temperature,
+            labels=batch.labels,
+            text_weight=section.text_weight if kind else 0.0,
+            normaliser=normaliser,
+        )
+
+    def _targets(self, batch: Batch) -> Sparse | Live:
+        if self.lesson.teacher is not None:
+            with torch.inference_mode():
+                states = _states(self.lesson.teacher.head, batch)
+            return Live(states, self.lesson.teacher.head)
+        if batch.top_ids is None or batch.logprobs is None or batch.tail is None:
+            raise InputError("The examples carry no targets; only the text can be learnt from them")
+        return Sparse(batch.top_ids, batch.logprobs, batch.tail, batch.tail_ids, batch.tail_entropy)
+
+    @contextmanager
+    def _answer_named(self, examples: Sequence[Example], batch: Batch) -> Iterator[None]:
+        """Say whose token it is that the teacher's distribution is wrong for."""
+        try:
+            yield
+        except TargetError as error:
+            answer = examples[int(batch.owners[error.row])].answer_id
+            raise ServiceError(f"Answer {answer}: {error}") from None
 
     def held_out_kl(self) -> dict[str, Any] | None:
         """Mean forward KL on a few held-out answers, six times on the way; None in between."""
@@ -169,9 +194,8 @@ class Learner:
         examples = self.lesson.held_out[:HELD_OUT_EXAMPLES]
         with torch.inference_mode():
             batch = pack(examples, self.section.row_tokens).to(device())
-            kls = self._divergence(self.head(self._states(batch)), batch, "forward_kl")
-        kl = kls.mean().item() / self.section.temperature**2
-        return {"step": step, "held_out_kl": kl, **self._who()}
+            kls = self._fused(batch, "forward_kl", 1).kls
+        return {"step": step, "held_out_kl": kls.mean().item(), **self._who()}
 
     def export(self, path: Path, dtype: torch.dtype) -> None:
         """Write the masters, rounded to `dtype`, as a model folder with tokenizer and template."""
@@ -184,31 +208,19 @@ class Learner:
             self.network.save_pretrained(part)
             self.tokenizer.inner.save_pretrained(part)
 
-    def _states(self, batch: Batch) -> Tensor:
-        out = self.head.body(
-            input_ids=batch.token_ids,
-            attention_mask=batch.visible,
-            position_ids=batch.positions,
-            use_cache=False,
-        )
-        return out.last_hidden_state.flatten(0, 1).index_select(0, batch.predicts)
-
-    def _divergence(self, logits: Tensor, batch: Batch, kind: Any) -> Tensor:
-        if batch.top_ids is None or batch.logprobs is None or batch.tail is None:
-            raise InputError("The examples carry no targets; only the text can be learnt from them")
-        return divergence(
-            logits,
-            batch.top_ids,
-            batch.logprobs,
-            batch.tail,
-            kind,
-            beta=self.section.beta,
-            skew=self.section.skew,
-            temperature=self.section.temperature,
-        )
-
     def _who(self) -> dict[str, str]:
         return {"stage": "train", "role": self.lesson.role}
+
+
+def _states(head: Head, batch: Batch) -> Tensor:
+    """The states (N, hidden) of a model's body that predict the batch's learnt tokens."""
+    out = head.body(
+        input_ids=batch.token_ids,
+        attention_mask=batch.visible,
+        position_ids=batch.positions,
+        use_cache=False,
+    )
+    return out.last_hidden_state.flatten(0, 1).index_select(0, batch.predicts)
 
 
 def learning_rate(section: TrainSection, step: int, total: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ import torch
 
 from limbeck.files import full_disk_named
 from limbeck.progress import say, stage_bar
-from limbeck.recipe import TrainSection
-from limbeck.records import Example
 from limbeck.train import checkpoint
 from limbeck.train.batch import steps_per_epoch
 from limbeck.train.learner import Learner, Lesson
@@ -62,20 +60,20 @@ def train(lesson: Lesson, folder: Path, metrics: Path, dtype: torch.dtype) -> ch
     return learner.progress
 
 
-def plan_steps(section: TrainSection, examples: Sequence[Example], start: Path, seed: int) -> int:
-    """How many optimizer steps the recipe's steps, epochs or minutes come to.
+def plan_steps(lesson: Lesson) -> int:
+    """How many optimizer steps the recipe's steps, epochs or minutes come to; `lesson` is of one.
 
     Minutes are turned into steps by timing two micro-batches here; what was measured once is
     stored by the caller, so that going on later gives the same student.
     """
-    lengths = [len(e.token_ids) for e in examples]
+    section = lesson.section
+    lengths = [len(e.token_ids) for e in lesson.examples]
     if section.steps is not None:
         return section.steps
-    epoch = steps_per_epoch(lengths, section.batch_tokens, seed)
+    epoch = steps_per_epoch(lengths, section.batch_tokens, lesson.seed)
     if section.epochs is not None:
         return max(1, round(section.epochs * epoch))
     assert section.minutes is not None, "the recipe was checked"
-    lesson = Lesson("student", start, examples, (), section, seed, 1)
     learner = Learner(lesson)
     step = next(learner.steps())
     micro = [step[0]]

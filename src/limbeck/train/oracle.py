@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from limbeck.records import Example
+from limbeck.records import Example, Targets
 
 _LEAST = math.log(torch.finfo(torch.float32).tiny)  # a teacher's log-probability counts as no less
 KINDS = ("forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "adaptive_kl")
@@ -47,6 +47,13 @@ class Alone:
     logits: Tensor
 
 
+def plain(one: Alone) -> Targets:
+    """The example's targets, which were unpacked beforehand."""
+    if not isinstance(one.example.targets, Targets):
+        raise ValueError("a divergence needs targets, unpacked")
+    return one.example.targets
+
+
 def token_losses(
     one: Alone,
     rule: Rule,
@@ -76,17 +83,18 @@ def token_losses(
         if rule.kind is None:
             losses.append(text)
             continue
-        log_p, log_q = _outcomes(one, told, logits / (t if softened else 1.0), tail)
+        logits = logits / (t if softened else 1.0)
+        log_p, log_q = _outcomes(one, told, logits, tail)
         value = divergence(log_p, log_q, rule, _kept(one))
+        if rule.kind == "forward_kl" and tail == "kept":
+            value = value + _within_tail(one, told, logits)
         losses.append(factor * value + rule.text_weight * text)
     return torch.stack(losses) if losses else one.logits.new_zeros(0)
 
 
 def _outcomes(one: Alone, number: int, logits: Tensor, tail: Tail) -> tuple[Tensor, Tensor]:
     """Both sides' log-probabilities (M,): the kept tokens and, last, all others."""
-    targets = one.example.targets
-    if targets is None:
-        raise ValueError("a divergence needs targets")
+    targets = plain(one)
     kept = [int(i) for i in targets.top_ids[number]]
     log_p = torch.tensor(targets.logprobs[number].tolist(), dtype=torch.float64)
     log_all = logits.log_softmax(-1)
@@ -100,6 +108,25 @@ def _outcomes(one: Alone, number: int, logits: Tensor, tail: Tail) -> tuple[Tens
         log_p = torch.cat([log_p, rest])
         log_q = torch.cat([log_q, log_all[others].logsumexp(-1)[None]])
     return log_p.clamp_min(_LEAST), log_q
+
+
+def _within_tail(one: Alone, number: int, logits: Tensor) -> Tensor | float:
+    """What the tokens drawn from the tail say of the KL inside it; 0 where none were drawn.
+
+    Over the tail's tokens Σ p·log(p/q) is −tail_entropy − Σ p·log q, the last estimated from the
+    S draws j as −tail/S·Σ log q_j; what the tail counted for as one outcome is taken off again.
+    """
+    targets = plain(one)
+    drawn = [int(i) for i in targets.tail_ids[number]]
+    if not drawn:
+        return 0.0
+    kept = [int(i) for i in targets.top_ids[number]]
+    tail, entropy = float(targets.tail[number]), float(targets.tail_entropy[number])
+    log_all = logits.log_softmax(-1)
+    others = torch.ones(len(logits), dtype=torch.bool)
+    others[kept] = False
+    bucket = tail * (math.log(tail) - log_all[others].logsumexp(-1)) if tail else 0.0
+    return -entropy - tail / len(drawn) * log_all[drawn].sum() - bucket
 
 
 def divergence(log_p: Tensor, log_q: Tensor, rule: Rule, tokens: int) -> Tensor:
@@ -178,7 +205,7 @@ def _share_learnt(one: Alone) -> float:
 
 
 def _kept(one: Alone) -> int:
-    return 1 if one.example.targets is None else one.example.targets.top_ids.shape[1]
+    return 1 if one.example.targets is None else plain(one).top_ids.shape[1]
 
 
 def _of_mask_and_shift(rule: Rule) -> Iterator[Mistake]:

@@ -17,8 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.collect.packing import unpacked
 from limbeck.errors import GateError
-from limbeck.records import Example
+from limbeck.models.local import LocalModel
+from limbeck.models.outcomes import dense_targets
+from limbeck.records import Example, Targets
 from limbeck.train.oracle import Alone, Rule, mistakes, token_losses
 
 Step: TypeAlias = Callable[[Sequence[Sequence[Example]]], tuple[float, Tensor | None]]
@@ -94,13 +97,36 @@ def check(
     return max(abs(a - b) / max(abs(b), bounds.floor) for a, b in zip(told, right, strict=True))
 
 
+@torch.no_grad()
+def with_teacher(
+    examples: Sequence[Example], teacher: LocalModel, temperature: float
+) -> list[Example]:
+    """The examples that will take part, with the whole distribution of a teacher at hand.
+
+    It reads each alone and unpacked. Only the tokens that will take part have targets.
+    """
+    told: list[Example] = []
+    for example in examples[:EXAMPLES]:
+        at = np.flatnonzero(example.loss_mask)[:LEARNT]
+        ids = torch.from_numpy(example.token_ids)[None].to(teacher.network.device)
+        logits = teacher.network(input_ids=ids, use_cache=False).logits[0, at - 1]
+        rows = dense_targets(logits[:, : teacher.head.vocabulary].double().cpu(), temperature)
+        top_ids, logprobs, tail = (t.numpy() for t in rows)
+        none = np.zeros((len(at), 0), np.int64)
+        targets = Targets(
+            example.answer_id, example.token_ids[at], top_ids, logprobs, tail, none, tail,
+            temperature, teacher.tokenizer.hash,
+        )  # fmt: skip
+        told.append(replace(example, targets=targets))
+    return told
+
+
 def _cut(example: Example, learnt: int) -> Example:
-    """The example up to its `learnt`-th learnt token, its targets cut alike."""
-    at = np.flatnonzero(example.loss_mask)
-    if len(at) <= learnt:
-        return example
-    end, told = int(at[learnt - 1]) + 1, example.targets
+    """The example up to its `learnt`-th learnt token, its targets unpacked and cut alike."""
+    at = np.flatnonzero(example.loss_mask)[:learnt]
+    end, told = int(at[-1]) + 1, example.targets
     if told is not None:
+        told = unpacked(told)
         rows = {f.name: getattr(told, f.name) for f in fields(told)}
         arrays = {k: v[:learnt] for k, v in rows.items() if isinstance(v, np.ndarray)}
         told = replace(told, **arrays)
