@@ -112,15 +112,17 @@ def rehearse(recipe: Recipe, folder: Path, as_json: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="limbeck-") as scratch:
         walk = Rehearsal(run, Path(scratch))
         done = walk.look()
-        due = frozenset(stage for stage in STAGES if not done[stage])
+        due: frozenset[Stage] = frozenset(stage for stage in STAGES if not done[stage])
         job, reading, imports = _job(walk, done)
     size = 2 if recipe.export.dtype == "bfloat16" else 4
     free, lacking = Free(_free_memory(), free_disk(folder)), need(job, due, size)
     problem = None if lacking.fits(free) else refusal(job, due, size, free)
-    machine, seconds = None, dict[Stage, float]()
+    seconds: dict[Stage, float] = {"permit": 0.0, "prompts": reading}
+    machine = None
     if problem is None and due & MEASURED:
-        machine, seconds = _measured(job, imports, due)
-    rows = _estimates(job, due, {"permit": 0.0, "prompts": reading} | seconds, size)
+        machine, found = _measured(job, imports, due)
+        seconds |= found
+    rows = _estimates(job, due, seconds, size)
     told = {
         "name": recipe.name,
         "stages": [asdict(row) for row in rows],
@@ -231,14 +233,14 @@ def _free_memory() -> int | None:
 def _estimates(
     job: Job, due: frozenset[Stage], seconds: dict[Stage, float], size: int
 ) -> list[Estimate]:
-    peaks, added = memory(job), disk(job, size)
+    peaks, added = memory(job, due), disk(job, size)
     nothing = Disk(0, 0)
     return [
         Estimate(
             stage,
             there=stage not in due,
             seconds=seconds.get(stage) if stage in due else 0.0,
-            memory=peaks.get(stage, 0) if stage in due else 0,
+            memory=peaks.get(stage, 0),
             disk=added.get(stage, nothing).peak if stage in due else 0,
             dollars=0.0,  # the weights are here
         )

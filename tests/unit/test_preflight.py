@@ -31,7 +31,12 @@ from limbeck.recipe import Recipe, parse_recipe
 from limbeck.run import Run, Stage, open_run
 from small import asked, load, network, prompts, save
 
-LLAMA = {"vocab_size": 312, "hidden_size": 96, "intermediate_size": 256, "head_dim": 48}
+LLAMA: dict[str, Any] = {
+    "vocab_size": 312,
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "head_dim": 48,
+}
 ALL: frozenset[Stage] = frozenset(
     {"collect", "targets", "student", "train", "control", "validate", "export"}
 )
@@ -253,7 +258,7 @@ def test_training_takes_the_memory_that_it_is_said_to(
     rows = 2 * micro // 64
     there = Work(rows, 0, 0, 40, 40, 0, 24, 24, 1.0, counted=True)
     told = recipe(train={"steps": 2} | train, teacher={"max_tokens": 24})
-    estimate = memory(Job(told, shape, shape, there, 4, 6))["train"]
+    estimate = memory(Job(told, shape, shape, there, 4, 6), {"train"})["train"]
     assert estimate == pytest.approx(int(done.stdout) * 1024, rel=0.25)
     assert estimate > 1.3 * BASE, "or else nothing but the libraries was measured"
 
@@ -475,10 +480,11 @@ def test_a_teacher_on_the_hub_is_known_by_its_headers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class OfModels(Handler):
-        """Data sets have a first part in their addresses that models have not."""
+        """Addresses of models lack a first part, and may name a branch."""
 
         def do_GET(self) -> None:  # noqa: N802
-            self.path = self.path if self.path.startswith("/api") else "/models" + self.path
+            if not self.path.startswith("/api"):
+                self.path = "/models" + self.path.replace("/resolve/main/", f"/resolve/{1:040x}/")
             super().do_GET()
 
         do_HEAD = do_GET  # noqa: N815

@@ -24,7 +24,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "head_dim": ("head_dim", "attention.key_length"),
     "context": ("max_position_embeddings", "n_positions", "context_length"),
 }
-_NUMBERS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
+_NUMBERS: dict[int, str] = dict(enumerate("BbHhIif?  Qqd"))  # by kind, as struct calls them
 _STRING, _ARRAY = 8, 9  # GGUF's numbers for kinds of values
 _TABLES = re.compile(r"(?:^|\.)(?:embed_tokens|wte|token_embd)\.weight$")
 

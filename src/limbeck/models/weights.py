@@ -197,7 +197,7 @@ def headers_on_hub(source: str, revision: str | None) -> Headers | None:
     from huggingface_hub import HfApi, errors, snapshot_download
 
     with contextlib.suppress(errors.LocalEntryNotFoundError):
-        every = list(HUB_FILES)
+        every: list[str] = list(HUB_FILES)
         snapshot_download(source, revision=revision, allow_patterns=every, local_files_only=True)
         return None
     small = [pattern for pattern in HUB_FILES if pattern != "*.safetensors"]

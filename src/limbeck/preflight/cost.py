@@ -22,6 +22,7 @@ from limbeck.train.selfcheck import EXAMPLES
 from limbeck.train.student import SHORTLIST
 from limbeck.validate.measure import RACE_BATCHES, RACE_PROMPTS, RACE_TOKENS
 
+ORDER: tuple[Stage, ...] = ("collect", "targets", "student", "train", "control", "validate")
 RESAMPLED = 3e-8  # seconds a prompt, resample and metric of the bootstrap
 METRICS = 7
 REPORT = 1.5
@@ -59,12 +60,12 @@ def starting_up(job: Job, machine: Machine, due: Collection[Stage]) -> dict[Stag
 
     A GGUF that is unpacked is read, turned to float32 and written.
     """
-    asking = [s for s in ("collect", "targets", "student") if s in due]
-    modelled = [s for s in ("collect", "targets", "student", "train", "control") if s in due]
-    found: dict[Stage, float] = dict.fromkeys(modelled[:1], machine.imports)
-    if asking:
-        unpacking = 8 * job.teacher.parameters / machine.disk if job.unpacked else 0.0
-        found[asking[0]] += _load(job.teacher, machine.teacher) + unpacking
+    unpacking = 8 * job.teacher.parameters / machine.disk if job.unpacked else 0.0
+    teacher = _load(job.teacher, machine.teacher) + unpacking
+    found: dict[Stage, float] = {}
+    for stage in ORDER:
+        if stage in due and not found:
+            found[stage] = machine.imports + (teacher if stage in ORDER[:3] else 0.0)
     return found
 
 

@@ -38,7 +38,7 @@ class Need:
 
 def need(job: Job, due: frozenset[Stage], export_itemsize: int) -> Need:
     """What the stages that are due need together: memory one at a time, disk one on the other."""
-    peaks = {stage: size for stage, size in memory(job).items() if stage in due}
+    peaks = memory(job, due)
     top = max(peaks, key=lambda s: peaks[s], default=None)
     filled, fullest, where = 0, 0, None
     for stage, size in disk(job, export_itemsize).items():

@@ -7,6 +7,7 @@ alive at once at the stage's peak; what is far below a hundredth of it is left o
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import ceil
 
@@ -18,6 +19,7 @@ from limbeck.recipe import Recipe, TrainSection
 from limbeck.run import Stage
 
 BASE = 400 * 10**6  # the interpreter with torch and transformers
+HOLES = 2  # memory that many blocks come to over their sizes: freed ones are kept, not all reused
 ANSWER_ROW, ANSWER_TOKEN = 350, 9  # bytes of an answer in the store, and of each of its tokens
 
 
@@ -66,20 +68,26 @@ class Job:
         return ceil(self.recipe.train.batch_tokens / max(1, self.micro_tokens))
 
 
-def memory(job: Job) -> dict[Stage, int]:
-    """The peak of resident memory in bytes, stage by stage."""
+def memory(job: Job, due: Collection[Stage]) -> dict[Stage, int]:
+    """The peak of resident memory in bytes of the stages that are due, in one process.
+
+    After training its memory is kept, and only holds the students' weights again.
+    """
     teacher, student = (s.parameters * job.itemsize for s in (job.teacher, job.student))
     unpacking = 4 * job.teacher.parameters * 2 if job.unpacked else 0
     training = _training(job)
+    trained = training if {"train", "control"} & set(due) else 2 * student
     needs: dict[Stage, int] = {
         "collect": max(teacher + _generating(job, job.recipe.teacher.batch_size), unpacking),
         "targets": teacher + _scoring(job, copies=3),
         "student": _starting(job, teacher),
         "train": training,
         "control": training,
-        "validate": teacher + 2 * student + _scoring(job, copies=6) + _kept(job),
+        "validate": teacher + trained + _scoring(job, copies=6),
     }
-    return {stage: BASE + need for stage, need in needs.items()}
+    if job.live:
+        del needs["targets"]
+    return {stage: BASE + need for stage, need in needs.items() if stage in due}
 
 
 def _generating(job: Job, batch_size: int) -> int:
@@ -92,7 +100,7 @@ def _generating(job: Job, batch_size: int) -> int:
     block = rows * job.longest * shape.kv_heads * shape.head_dim * job.itemsize
     prefill = rows * job.work.longest_prompt * job.itemsize
     logits = rows * shape.vocabulary * (job.itemsize + 12)
-    return _heap(2 * shape.layers * block, block) + _in_layer(shape, prefill) + logits
+    return HOLES * 2 * shape.layers * block + _in_layer(shape, prefill) + logits
 
 
 def _scoring(job: Job, copies: int) -> int:
@@ -103,13 +111,8 @@ def _scoring(job: Job, copies: int) -> int:
 
 
 def _in_layer(shape: Shape, size: int) -> int:
-    """What a layer holds at once without gradients, 8·H + 4·I numbers a token."""
-    return _heap(size * (8 * shape.hidden + 4 * shape.inner), size * shape.inner)
-
-
-def _heap(size: int, block: int, holes: float = 2.0) -> int:
-    """What blocks of this size take of the heap: below 32 MiB glibc's does not close its holes."""
-    return size if block > 2**25 else round(holes * size)
+    """What a layer takes without gradients: 8·H + 4·I numbers a token, and HOLES."""
+    return HOLES * size * (8 * shape.hidden + 4 * shape.inner)
 
 
 def _starting(job: Job, teacher: int) -> int:
@@ -144,13 +147,12 @@ def _training(job: Job) -> int:
 
 
 def _kept(job: Job) -> int:
-    """What activations take of the heap, for good.
+    """What activations take of the heap.
 
-    Seen with 113M parameters: a quarter more than there are, and twice as much where gradients of
-    one micro-batch settle between the activations of the next.
+    A quarter more than there are, and HOLES where gradients of one micro-batch settle between the
+    activations of the next (seen with 113M parameters).
     """
-    block = job.micro_tokens * job.student.inner * job.itemsize
-    return _heap(activations(job), block, 1.25 if job.micro_batches == 1 else 2.0)
+    return round(activations(job) * (1.25 if job.micro_batches == 1 else HOLES))
 
 
 def activations(job: Job) -> int:

@@ -57,7 +57,7 @@ def fit(seconds: Mapping[tuple[int, float], float], outside: float = 1.0) -> Cos
     from scipy.optimize import nnls
 
     rows = np.array([[1, n, u, n * u] for n, u in seconds], np.float64)
-    scale = rows.max(0)
+    scale = np.where(rows.max(0) > 0, rows.max(0), 1)  # of like size, and none 0
     found, _ = nnls(rows / scale, np.array(list(seconds.values())))
     fixed, layer, unit, both = (found / scale).tolist()
     return Cost(fixed * outside, layer, unit * outside, both)

@@ -32,7 +32,7 @@ def refuse(
     In which precision products will run is not known either; the smaller need counts.
     """
     recipe, begun = run.recipe, run.manifest["stages"]
-    due = frozenset(s for s in stages if "finished" not in begun.get(s, {}))
+    due: frozenset[Stage] = frozenset(s for s in stages if "finished" not in begun.get(s, {}))
     try:
         shape = read_shape(teacher)
         student = student_shape(recipe, shape)
