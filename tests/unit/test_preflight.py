@@ -244,7 +244,7 @@ print(next(line.split()[1] for line in status.splitlines() if line.startswith("V
 def test_training_takes_the_memory_that_it_is_said_to(
     micro: int, batches: int, tmp_path: Path
 ) -> None:
-    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6}
+    sizes: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6}
     made = network(**LLAMA | sizes, num_attention_heads=4, num_key_value_heads=2)
     folder = save(made, tmp_path / "made")
     done = subprocess.run(

@@ -62,11 +62,8 @@ def starting_up(job: Job, machine: Machine, due: Collection[Stage]) -> dict[Stag
     """
     unpacking = 8 * job.teacher.parameters / machine.disk if job.unpacked else 0.0
     teacher = _load(job.teacher, machine.teacher) + unpacking
-    found: dict[Stage, float] = {}
-    for stage in ORDER:
-        if stage in due and not found:
-            found[stage] = machine.imports + (teacher if stage in ORDER[:3] else 0.0)
-    return found
+    first = next(stage for stage in ORDER if stage in due)
+    return {first: machine.imports + (teacher if first in ORDER[:3] else 0.0)}
 
 
 def _load(shape: Shape, rates: Rates) -> float:
