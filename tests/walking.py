@@ -24,7 +24,10 @@ STAGES = (
     "validate", "export", "report",
 )  # fmt: skip
 SECRETS = {"OPENAI_API_KEY": "sk-end-to-end-4f1c", "HF_TOKEN": "hf_endtoend4f1c"}
-OURS = re.compile(rf" *({'|'.join(STAGES)}|recipe|model|self-check|limbeck)  ")
+SAID = (
+    *STAGES, "recipe", "model", "self-check", "probe", "plan", "estimate", "cost", "limbeck",
+)  # fmt: skip
+OURS = re.compile(rf" *({'|'.join(SAID)})  ")
 RECIPE: dict[str, dict[str, Any]] = {
     "teacher": {"max_tokens": 16, "batch_size": 8},
     "prompts": {"held_out": 0.25, "near_duplicates": 1.0},

@@ -26,6 +26,12 @@ Exit codes: 0 done, 1 the verdict or permission says no, 2 the input is wrong,
     suppress_keyboard_interrupt=False,
 )
 
+app.command(
+    "limbeck.guard.commands:app",
+    name="guard",
+    help="Find, in your own logs, the campaign that distils your model.",
+)
+
 Target = Annotated[Path, Parameter(help="A recipe (.toml), or a run folder.")]
 Folder = Annotated[Path | None, Parameter(name="--run", help="The run folder; default: runs/NAME.")]
 AsJson = Annotated[
@@ -93,6 +99,45 @@ def collect(
         _drop(recipe, run, drop_source, json_)
     else:
         _walk(recipe, run, "targets", json_)
+
+
+@app.command
+def answers(
+    recipe: Target,
+    *,
+    run: Folder = None,
+    outcome: Annotated[
+        str | None,
+        Parameter(help="Only: kept, rejected, truncated, refused, failed, or unasked."),
+    ] = None,
+    export: Annotated[Path | None, Parameter(help="Write them to a .jsonl or .parquet.")] = None,
+    format: Annotated[  # noqa: A002
+        Literal["rows", "messages"],
+        Parameter(help="rows, or the kept ones as the messages that other trainers read."),
+    ] = "rows",
+    json_: AsJson = False,
+) -> None:
+    """List the teacher's answers, a row a prompt, or export them.
+
+    Example: limbeck answers runs/support-replies --outcome refused
+    """
+    from limbeck.ground import Ground
+    from limbeck.run import Run, resolve
+
+    found, place = resolve(recipe, run)
+    chosen = Ground(Run(place, found)).listed(outcome, format)
+    if export is not None:
+        from limbeck.collect.listing import export as write
+
+        written = write(chosen, export)
+        _tell(json_, {"file": str(export), "rows": written}, f"Wrote {written:,} rows to {export}")
+    elif json_:
+        _tell(True, {"rows": list(chosen)}, "")
+    else:
+        from limbeck.collect.listing import line
+
+        for row in chosen:
+            print(line(row) if format == "rows" else json.dumps(row, ensure_ascii=False))  # noqa: T201
 
 
 @app.command

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck import __version__, lineage
-from limbeck.collect.ask import ask, missing, stored
+from limbeck.collect.ask import ask, collected, missing, stored
 from limbeck.collect.prompts import content, read_prompts, write_prompts
-from limbeck.collect.store import outcomes
+from limbeck.collect.store import AnswerStore, outcomes
 from limbeck.errors import InputError
 from limbeck.export.duties import check
 from limbeck.files import sha256_file, write_text
@@ -44,7 +44,7 @@ class Walk(Ground):
     def permit(self) -> None:
         """May we? Before the first answer, and again whenever the run goes on."""
         gate.gate(self.permission)
-        check(self.recipe, self.terms, self.base.licence)
+        check(self.recipe, self.terms, self.base.licence if self.base else None)
         say(f"{'permit':>9}  {gate.line(self.permission)}")
         key = key_of("permit", asdict(self.permission))
         path = self.folder / "permission.json"
@@ -70,31 +70,36 @@ class Walk(Ground):
     def collect(self) -> None:
         """Ask the teacher for what is missing; every prompt ends in one outcome."""
         key = self.collect_key
-        path = self.folder / "answers.sqlite"
-        if self._skipped("collect", key, path):
+        if self._skipped("collect", key, self.store_path):
             return
-        sampling = self.recipe.teacher.sampling(self.recipe.seed)
         with self.run.work("collect", key) as facts, self.store() as store:
-            found = self.weights
-            due = missing(self.all_prompts, found.fingerprint, "local", sampling, store)
-            if due:
-                ask(self.teacher, self.all_prompts, sampling, store, "collect")
-            there = stored(self.all_prompts, found.fingerprint, "local", sampling, store)
-            self.answers = lineage.enforce(self.folder, self.all_prompts, there, store)
-            facts |= {"teacher": found.name, "fingerprint": found.fingerprint, "route": "local"}
-            facts |= {"answers": len(self.answers), "asked_now": len(due)}
-            facts["tokens_in"] = sum(a.usage.tokens_in for a in self.answers)
-            facts["tokens_out"] = sum(a.usage.tokens_out for a in self.answers)
-            facts |= outcomes(self.answers)
-            for split in ("train", "held_out"):
-                if not self.asked(split):
-                    raise InputError(
-                        f"No answer to a {split} prompt was kept: {outcomes(self.answers)}. Raise "
-                        "teacher.max_tokens where answers are truncated, or change the prompts."
-                    )
+            asked_now = self._ask_service(store) if self.served else self._ask_weights(store)
+            if lineage.dropped(self.folder):
+                there = stored(self.all_prompts, self.asking, store)
+                lineage.enforce(self.folder, self.all_prompts, there, store)
+            name = self.served[0].teacher if self.served else self.weights.name
+            asking = self.asking
+            facts |= {"teacher": name, "fingerprint": asking.model, "route": asking.route}
+            facts |= collected(self.each_prompt(), asking, store)
+            facts["asked_now"] = asked_now
+
+    def _ask_weights(self, store: AnswerStore) -> int:
+        due = sum(1 for _ in missing(self.all_prompts, self.asking, store))
+        if due:
+            ask(self.teacher, self.all_prompts, self.asking.sampling, store, "collect")
+        return due
+
+    def _ask_service(self, store: AnswerStore) -> int:
+        from limbeck.collect.service import alone, ask_service
+
+        with alone(self.store_path):
+            return ask_service(self.recipe, self.each_prompt, store, self.folder)
 
     def targets(self) -> None:
         """The teacher's distribution over every kept answer, held-out ones too."""
+        if self.served:
+            say(f"{'targets':>9}  none: text alone")
+            return
         if self.live:
             say(f"{'targets':>9}  none: the teacher runs beside the student")
             return
@@ -111,6 +116,11 @@ class Walk(Ground):
         start = self.folder / "checkpoints" / "start"
         if self._skipped("student", self.student_key, start / "config.json"):
             return
+        if self.served:
+            raise InputError(
+                "Training on the text of a service's answers is not built yet: they are collected, "
+                f"and limbeck answers {self.folder} --export FILE writes them for another trainer."
+            )
         from limbeck.train.student import start_from_layers, start_from_model
 
         section = self.recipe.student
@@ -119,6 +129,7 @@ class Walk(Ground):
                 calibration = self.asked("train")[:CALIBRATION_ANSWERS]
                 facts |= start_from_layers(self.teacher, section, calibration, start)
             else:
+                assert self.base is not None
                 facts |= start_from_model(self.base, self.weights, start)
 
     def train(self) -> None:
@@ -228,6 +239,7 @@ class Walk(Ground):
         from limbeck.export.provenance import gather
         from limbeck.export.weights import export_student
 
+        assert self.base is not None
         with self.run.work("export", key) as facts, self.store() as store:
             found = gather(self.folder, self.recipe, self.weights, self.base, self.terms,
                            self.verdict(), self.answers, store, __version__)  # fmt: skip

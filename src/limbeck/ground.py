@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck import lineage
-from limbeck.collect.ask import stored
-from limbeck.collect.prompts import load_prompts
-from limbeck.collect.store import AnswerStore
+from limbeck.collect.ask import Asking, stored
+from limbeck.collect.prompts import iterate_prompts, load_prompts
+from limbeck.collect.store import AnswerStore, store_of
 from limbeck.errors import InputError
 from limbeck.models import weights as models
-from limbeck.permit import gate
+from limbeck.permit import gate, routes
 from limbeck.permit.decide import Route, decide
 from limbeck.records import Answer, Permission, Prompt
 from limbeck.run import Run, key_of
 
 if TYPE_CHECKING:
+    from limbeck.collect.listing import Format
     from limbeck.collect.targets import TargetsFolder
     from limbeck.models.local import LocalModel
+    from limbeck.models.routes import Route as ServedRoute
     from limbeck.records import Role
     from limbeck.train.learner import Learns
 
@@ -42,20 +47,46 @@ class Ground:
         return models.find(section.model, revision=section.revision, sha256=section.sha256)
 
     @cached_property
-    def base(self) -> models.Weights:
-        """The weights that the student starts from."""
+    def served(self) -> tuple[ServedRoute, Asking] | None:
+        """A service's route and what its answers are stored under; None for weights."""
+        if not self.recipe.teacher.served:
+            return None
+        from limbeck.collect.service import asking_of
+
+        return asking_of(self.recipe)
+
+    @cached_property
+    def asking(self) -> Asking:
+        """What the teacher's answers are stored under."""
+        if self.served:
+            return self.served[1]
+        sampling = self.recipe.teacher.sampling(self.recipe.seed)
+        return Asking(self.weights.fingerprint, "local", sampling)
+
+    @cached_property
+    def base(self) -> models.Weights | None:
+        """The weights that the student starts from; None for those of a service's teacher."""
         base = self.recipe.student.base
-        return self.weights if base == "teacher" else models.find(base)
+        if base != "teacher":
+            return models.find(base)
+        return None if self.recipe.teacher.served else self.weights
 
     @cached_property
     def permission(self) -> Permission:
         """What the terms of all that shapes the rows, or a recorded permission, say."""
-        return gate.permission_for([_route(self.weights)], self.recipe.permit)
+        section = self.recipe.teacher
+        if not self.served:
+            route = _route(self.weights)
+        elif section.url is not None:
+            route = routes.route_at(section.url, section.model)
+        else:
+            route = routes.route_of(section.model)
+        return gate.permission_for([route], self.recipe.permit)
 
     @cached_property
     def terms(self) -> tuple[Permission, ...]:
         """What the student is under: the teacher's permission, and another base's licence."""
-        if self.base == self.weights:
+        if self.base is None or (not self.recipe.teacher.served and self.base == self.weights):
             return (self.permission,)
         said = self.recipe.permit
         base = decide(
@@ -71,12 +102,15 @@ class Ground:
         """The run's prompts, in both splits."""
         return load_prompts(self.folder / "prompts.jsonl")
 
+    def each_prompt(self) -> Iterator[Prompt]:
+        """The same, one after another: there may be more than fit in memory."""
+        return iterate_prompts(self.folder / "prompts.jsonl")
+
     @cached_property
     def answers(self) -> list[Answer]:
         """The teacher's answers to all prompts, in their order."""
-        found, sampling = self.weights, self.recipe.teacher.sampling(self.recipe.seed)
         with self.store() as store:
-            return stored(self.all_prompts, found.fingerprint, "local", sampling, store)
+            return stored(self.all_prompts, self.asking, store)
 
     def asked(self, split: str) -> list[tuple[Prompt, Answer]]:
         """The prompts of one split with the teacher's kept answers."""
@@ -107,17 +141,23 @@ class Ground:
         """Whether the teacher runs beside the student, so that nothing is stored of it."""
         return self.recipe.train.teacher == "live"
 
+    @property
+    def store_path(self) -> Path:
+        """Where the answers are kept."""
+        return store_of(self.recipe, self.folder)
+
     def store(self) -> AnswerStore:
         """The run's answers."""
-        return AnswerStore(self.folder / "answers.sqlite", self.permission)
+        return AnswerStore(self.store_path, self.permission)
 
     @cached_property
     def collect_key(self) -> str:
         """Of the answers: prompts, teacher, sampling, and what was dropped."""
-        ids = [[p.id, p.split] for p in self.all_prompts]
-        sampling = asdict(self.recipe.teacher.sampling(self.recipe.seed))
+        ids = sha256()
+        for prompt in self.each_prompt():
+            ids.update(f"{prompt.id} {prompt.split}\n".encode())
         gone = lineage.dropped(self.folder)
-        return key_of("collect", ids, self.weights.fingerprint, sampling, *([gone] if gone else []))
+        return key_of("collect", ids.hexdigest(), asdict(self.asking), *([gone] if gone else []))
 
     @property
     def targets_key(self) -> str:
@@ -164,6 +204,16 @@ class Ground:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}). Remove it and run again.") from None
+
+    def listed(self, outcome: str | None, form: Format) -> Iterator[dict[str, Any]]:
+        """The answers as rows (see `collect.listing`), of one outcome or all."""
+        from limbeck.collect.listing import messages, rows
+
+        if not self.store_path.exists():
+            raise InputError(f"{self.folder} has no answers yet: run limbeck collect first")
+        with AnswerStore(self.store_path, read_only=True) as store:
+            found = rows(self.each_prompt(), self.asking, store, outcome)
+            yield from messages(found) if form == "messages" else found
 
     def cost(self) -> dict[str, float]:
         """What the run has cost so far: seconds, dollars, the teacher's tokens."""

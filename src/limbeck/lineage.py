@@ -16,9 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.collect.ask import stored
+from limbeck.collect.ask import Asking, stored
 from limbeck.collect.prompts import load_prompts
-from limbeck.collect.store import AnswerStore
+from limbeck.collect.store import AnswerStore, store_of
 from limbeck.collect.targets import holders
 from limbeck.errors import InputError
 from limbeck.files import write_text
@@ -118,9 +118,8 @@ def trace(recipe: Recipe, folder: Path) -> Lineage:
     run = Run(folder, recipe)
     facts = _collected(run)
     prompts = load_prompts(folder / "prompts.jsonl")
-    sampling = recipe.teacher.sampling(recipe.seed)
-    with AnswerStore(folder / "answers.sqlite", read_only=True) as store:
-        found = stored(prompts, facts["fingerprint"], facts["route"], sampling, store)
+    with AnswerStore(store_of(recipe, folder), read_only=True) as store:
+        found = stored(prompts, _asking(recipe, facts), store)
         origins = store.origins([answer.id for answer in found])
         permissions = store.permissions()
     shards, times = holders(folder / "targets"), _learnt(run)
@@ -167,8 +166,15 @@ def plan_drop(recipe: Recipe, folder: Path, source: str) -> Drop:
 
     `source` is a file of prompts (its name is enough where it is the only one), one of its rows as
     `file:row`, or the id of a permission. Raises InputError where there is no such source, where it
-    was dropped before, or where too little would be left to train and test on.
+    was dropped before, where too little would be left to train and test on, or where the answers
+    are other runs' too.
     """
+    if recipe.teacher.answers:
+        raise InputError(
+            f"{recipe.teacher.answers} is shared (teacher.answers): what is dropped there would be "
+            "gone from other runs as well. Take the prompts out of the source, and make a new run; "
+            "answers to the others are not paid for again."
+        )
     lineage = trace(recipe, folder)
     name = _resolve(source, lineage)
     gone = [row for row in lineage.rows if _belongs(name, row.source, row.permission)]
@@ -281,6 +287,16 @@ def _collected(run: Run) -> dict[str, Any]:
             f"{run.folder} has no complete set of answers: run limbeck collect {run.folder} first"
         )
     return facts
+
+
+def _asking(recipe: Recipe, facts: dict[str, Any]) -> Asking:
+    """What the answers are stored under, told without a look at the teacher's weights."""
+    if recipe.teacher.served:
+        from limbeck.collect.service import asking_of
+
+        return asking_of(recipe)[1]
+    sampling = recipe.teacher.sampling(recipe.seed)
+    return Asking(facts["fingerprint"], facts["route"], sampling)
 
 
 def _learnt(run: Run) -> dict[str, int]:

@@ -17,6 +17,10 @@ Divergence = Literal[
     "forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "adaptive_kl"
 ]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+PROVIDERS = (
+    "openai", "anthropic", "gemini", "xai", "deepseek", "moonshot", "minimax", "mistral",
+    "openrouter",
+)  # fmt: skip
 
 
 class Section(BaseModel):
@@ -28,20 +32,91 @@ class Section(BaseModel):
 class TeacherSection(Section):
     """Whom we learn from, and how its answers are drawn."""
 
-    model: str = Field(description="folder, GGUF file, hub id, or pypi:PACKAGE")
+    model: str = Field(
+        description="folder, GGUF file, hub id, pypi:PACKAGE, provider:MODEL, or what url serves"
+    )
+    url: str | None = Field(default=None, description="a server's base URL, as http://HOST/v1")
+    dialect: Literal["openai", "anthropic", "gemini"] = Field(
+        default="openai", description="what the server at url speaks"
+    )
+    key: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="environment variable that holds the key; default: the provider's own",
+    )
+    insecure: bool = Field(default=False, description="http to another machine")
     revision: str | None = Field(default=None, description="hub revision; default: the newest")
     sha256: str | None = Field(default=None, description="what the weights file must hash to")
     trust_remote_code: bool = Field(
         default=False, description="run code that the model's folder carries"
     )
-    max_tokens: int = Field(default=128, ge=1, description="longest answer, in tokens")
-    temperature: float = Field(default=0.0, ge=0, description="0 is greedy")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="longest answer; default: 128, or 2048 from a service"
+    )
+    max_tokens_again: int | None = Field(
+        default=None,
+        ge=1,
+        description="of a service: a truncated answer is asked for once more with this cap; "
+        "default: 4 times max_tokens; the same as max_tokens: never",
+    )
+    temperature: float | None = Field(
+        default=None, ge=0, description="default: 0, which is greedy; of a service: its own"
+    )
     top_p: float = Field(default=1.0, gt=0, le=1)
     batch_size: int = Field(default=64, ge=1, description="prompts answered at once")
+    in_flight: int = Field(default=256, ge=1, description="most questions to a service at once")
+    answers: str | None = Field(
+        default=None, description="a store that runs share; default: the run's own"
+    )
+
+    @property
+    def served(self) -> bool:
+        """Whether the teacher is asked over the network, not run from its weights."""
+        return self.url is not None or self.model.partition(":")[0] in PROVIDERS
 
     def sampling(self, seed: int) -> Sampling:
-        """How the teacher's answers are drawn under this recipe."""
-        return Sampling(self.max_tokens, self.temperature, self.top_p, seed)
+        """How the teacher's answers are drawn under this recipe.
+
+        A service's own temperature is written as 1. Greedy answers depend on no seed and no top_p.
+        """
+        longest = self.max_tokens or (2048 if self.served else 128)
+        temperature = self.temperature
+        if temperature is None:
+            temperature = 1.0 if self.served else 0.0
+        if temperature == 0:
+            return Sampling(longest)
+        return Sampling(longest, temperature, self.top_p, seed)
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> TeacherSection:
+        only = ("key", "insecure", "max_tokens_again", "in_flight", "dialect")
+        given = [key for key in only if key in self.model_fields_set and getattr(self, key)]
+        default = {"in_flight": 256, "dialect": "openai"}
+        given = [key for key in given if getattr(self, key) != default.get(key)]
+        if given and not self.served:
+            raise ValueError(f"{given[0]} is for a teacher behind a url or a provider")
+        again, longest = self.max_tokens_again, self.sampling(0).max_tokens
+        if again is not None and again < longest:
+            raise ValueError(f"max_tokens_again = {again} is below max_tokens = {longest}")
+        return self
+
+
+class BudgetSection(Section):
+    """What the answers of a service may cost in all, and its prices where we do not know them."""
+
+    dollars: float | None = Field(default=None, gt=0, description="stop before more is spent")
+    tokens: int | None = Field(default=None, ge=1, description="likewise, read and written")
+    input: float | None = Field(default=None, ge=0, description="dollars a million tokens read")
+    cached: float | None = Field(default=None, ge=0, description="of those from a cache")
+    output: float | None = Field(default=None, ge=0, description="dollars a million written")
+
+    @model_validator(mode="after")
+    def _whole_price(self) -> BudgetSection:
+        if (self.input is None) != (self.output is None):
+            raise ValueError("give both input and output, in dollars a million tokens")
+        if self.cached is not None and self.input is None:
+            raise ValueError("cached needs input and output beside it")
+        return self
 
 
 class PromptsSection(Section):
@@ -231,6 +306,7 @@ class Recipe(Section):
     validate_: ValidateSection = Field(default_factory=ValidateSection, alias="validate")
     export: ExportSection = Field(default_factory=ExportSection)
     permit: PermitSection = Field(default_factory=PermitSection)
+    budget: BudgetSection = Field(default_factory=BudgetSection)
 
     @property
     def id(self) -> str:
@@ -279,20 +355,21 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     """Make the recipe's paths absolute where they exist beside it; hub ids stay as they are."""
 
-    def anchor(value: str) -> str:
+    def anchor(value: str, key: str) -> str:
         beside = folder / Path(value).expanduser()
-        return str(beside.resolve()) if beside.exists() else value
+        return str(beside.resolve()) if beside.exists() or key == "answers" else value
 
     table = recipe.model_dump(by_alias=True)
     for section, key in (
         ("teacher", "model"),
+        ("teacher", "answers"),
         ("prompts", "source"),
         ("prompts", "held_out"),
         ("student", "base"),
         ("permit", "permission"),
     ):
         if isinstance(table[section][key], str) and table[section][key] != "teacher":
-            table[section][key] = anchor(table[section][key])
+            table[section][key] = anchor(table[section][key], key)
     return Recipe.model_validate(table)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -70,11 +71,20 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens read and written, and the seconds of model time that this answer took its share of."""
+    """Tokens read and written, and the seconds of model time that this answer took its share of.
+
+    `cached` of those read came at a cache's price, `reasoning` of those written are no part of the
+    text. `lost_in` and `lost_out` are what earlier tries may have been billed that brought nothing,
+    at most.
+    """
 
     tokens_in: int
     tokens_out: int
     seconds: float = 0.0
+    cached: int = 0
+    reasoning: int = 0
+    lost_in: int = 0
+    lost_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,13 @@ class Answer:
     @staticmethod
     def identify(prompt_id: str, model: str, route: str, sampling: Sampling) -> str:
         """The key under which an answer is stored and found again."""
-        return identity("answer", prompt_id, model, route, asdict(sampling))
+        return identity("answer", prompt_id, model, route, _fields(sampling))
+
+
+@lru_cache(maxsize=16)
+def _fields(sampling: Sampling) -> dict[str, Any]:
+    """As a table; kept, since it is wanted for every answer."""
+    return asdict(sampling)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,8 +32,12 @@ PACKAGES = ("limbeck", "torch", "transformers", "safetensors", "tokenizers", "nu
 
 
 PRESENTED = ("export.name", "export.licence", "permit.")
-"""Keys that may change at any time: no weight depends on how the student is given out, or by whose
-leave."""
+"""How keys begin that may change at any time: no weight depends on how the student is given out, or
+by whose leave."""
+CARRIED_OUT = (
+    "budget.", "teacher.in_flight", "teacher.insecure", "teacher.key", "train.checkpoint_seconds",
+)  # fmt: skip
+"""Likewise: they decide how a run is carried out, and nothing of what it makes."""
 
 
 class Run:
@@ -186,9 +190,13 @@ def _claim(run: Run) -> None:
     keys = clashes(run)
     if not keys:
         return
-    presented = all(key.startswith(PRESENTED) for key in keys)
-    then = ": the student is exported anew" if presented else "; nothing was made by the old one"
-    say(f"{'recipe':>9}  changed in {', '.join(keys)}{then}")
+    if all(key.startswith((*PRESENTED, *CARRIED_OUT)) for key in keys):
+        keys = [key for key in keys if key.startswith(PRESENTED)]
+        then = ": the student is exported anew"
+    else:
+        then = "; nothing was made by the old one"
+    if keys:
+        say(f"{'recipe':>9}  changed in {', '.join(keys)}{then}")
     run.adopt()
 
 
@@ -200,7 +208,8 @@ def clashes(run: Run) -> list[str]:
     saved = run.folder / "recipe.toml"
     keys = differences(run.recipe, read_recipe(saved)) if saved.exists() else []
     made = {stage for stage, entry in run.manifest["stages"].items() if "finished" in entry}
-    if made - {"permit", "prompts"} and not all(key.startswith(PRESENTED) for key in keys):
+    free = all(key.startswith((*PRESENTED, *CARRIED_OUT)) for key in keys)
+    if not free and made - {"permit", "prompts"}:
         raise InputError(
             f"{run.folder} is the run of another recipe; they differ in {', '.join(keys)}. "
             "Name another folder with --run, or change the recipe back."

@@ -66,8 +66,11 @@ def test_what_init_leaves_out_are_the_defaults(here: Walk):
     here.limbeck("init", "recipe.toml")
     plain = read_recipe(here.recipe)
     text = here.recipe.read_text()
-    without = {"sha256", "field", "system", "competes", "distribution"}  # no value is their default
-    without |= {"permission", "permission_sha256"}
+    without = {  # no value is their default
+        *("sha256", "field", "system", "competes", "distribution", "permission"),
+        *("permission_sha256", "temperature", "url", "key", "answers"),
+        *("dollars", "tokens", "input", "output"),
+    }
     taken = re.sub(r"^# (?=(\w+) = )", lambda m: m[0] * (m[1] in without), text, flags=re.MULTILINE)
     assert taken != text
     here.recipe.write_text(taken)

@@ -4,6 +4,7 @@ import json
 import re
 import sqlite3
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,6 +17,7 @@ from limbeck.collect.prompts import load_prompts
 from limbeck.collect.store import VERSION, AnswerStore, Origin
 from limbeck.errors import InputError
 from limbeck.recipe import parse_recipe
+from limbeck.records import Usage
 from limbeck.run import Run
 from papers import MIT, ROWS, Made, renamed
 
@@ -28,25 +30,39 @@ CREATE TABLE answers (
 ) WITHOUT ROWID;
 PRAGMA user_version = 1;
 """
+BEFORE_SERVICES = """
+ALTER TABLE answers ADD COLUMN asked_at TEXT NOT NULL DEFAULT '';
+ALTER TABLE answers ADD COLUMN permission TEXT NOT NULL DEFAULT '';
+CREATE TABLE permissions (id TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = 2;
+"""
+SERVED = Usage(11, 7, 0.5, 3, 2, 11, 64)
 
 
 def an_answer(made: Made) -> Any:
     return next(iter(made.answers.values()))
 
 
-def test_a_store_from_before_permissions_is_brought_up_to_date(tmp_path: Path, made: Made) -> None:
+@pytest.mark.parametrize("format_", [1, 2])
+def test_an_older_store_is_brought_up_to_date(tmp_path: Path, made: Made, format_: int) -> None:
     path, old = tmp_path / "answers.sqlite", an_answer(made)
+    columns = {1: 15, 2: 17}[format_]
     with sqlite3.connect(made.folder / "answers.sqlite") as db:
-        row = db.execute("SELECT * FROM answers WHERE id = ?", (old.id,)).fetchone()[:15]
+        row = db.execute("SELECT * FROM answers WHERE id = ?", (old.id,)).fetchone()
+    asked = Origin(row[15], row[16]) if format_ > 1 else Origin("", "")
     with sqlite3.connect(path) as db:
         db.executescript(BEFORE_PERMISSIONS)
-        db.execute(f"INSERT INTO answers VALUES ({','.join('?' * 15)})", row)
+        if format_ > 1:
+            db.executescript(BEFORE_SERVICES)
+        db.execute(f"INSERT INTO answers VALUES ({','.join('?' * columns)})", row[:columns])
     with pytest.raises(InputError, match="older limbeck"):
         AnswerStore(path, read_only=True)
     for _ in range(2):  # the second time it is what it was made
         with AnswerStore(path, MIT) as store:
             assert store.get([old.id]) == [old]
-            assert store.origins([old.id]) == {old.id: Origin("", "")}
+            assert store.origins([old.id]) == {old.id: asked}
+            store.add([replace(old, id="new", usage=SERVED)])
+            assert store.get(["new"])[0].usage == SERVED
     with sqlite3.connect(path) as db:
         assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)
 
@@ -97,12 +113,13 @@ def test_digests_cover_every_column_and_not_the_bytes_of_the_file(made: Made) ->
     assert digests() == before
     with sqlite3.connect(path) as db:
         columns = [row[1] for row in db.execute("PRAGMA table_info(answers)")][1:]
-    assert {"text", "token_ids", "outcome", "asked_at", "permission"} <= set(columns)
+    clocked = {"seconds", "asked_at", "cached", "lost_in", "lost_out"}
+    assert clocked | {"text", "token_ids", "outcome", "permission"} <= set(columns)
     for column in columns:
         run(f"UPDATE answers SET {column} = {column} || 'x' WHERE id = '{some.id}'")
         now = digests()
         assert {i for i in before if before[i] != now[i]} == {some.id}, column
-        assert (digests(clock=False) == unclocked) is (column in ("seconds", "asked_at")), column
+        assert (digests(clock=False) == unclocked) is (column in clocked), column
         before, unclocked = now, digests(clock=False)
 
 

@@ -1,14 +1,13 @@
 import math
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
 from torch import Tensor
 
+from definitions import Case, bucketed, cases, oracle, plain, softmax
 from limbeck.errors import InputError
 from limbeck.models import outcomes
 from limbeck.models.outcomes import dense_targets, sparse_targets
@@ -20,92 +19,6 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 # Adaptive KL is a mixture of two whose weights depend on p and q.
 every_single_kind = pytest.mark.parametrize("kind", [k for k in KINDS if k != "adaptive_kl"])
 quick = settings(max_examples=30, deadline=None)
-
-
-class Case(NamedTuple):
-    teacher: NDArray[np.float64]  # (N, V) logits
-    student: NDArray[np.float64]
-    k: int
-    temperature: float
-    beta: float
-    skew: float
-
-    def options(self) -> dict[str, float]:
-        return {"beta": self.beta, "skew": self.skew, "temperature": self.temperature}
-
-
-@st.composite
-def cases(draw: st.DrawFn, scales: tuple[float, ...] = (0.1, 3.0, 20.0)) -> Case:
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    n, v = draw(st.integers(1, 4)), draw(st.integers(2, 40))
-
-    def logits() -> NDArray[np.float64]:
-        drawn = rng.normal(0, draw(st.sampled_from(scales)), (n, v)).clip(-50, 50)
-        if draw(st.booleans()):  # a near one-hot row
-            drawn[0, rng.integers(v)] += 50
-        return drawn
-
-    return Case(
-        teacher=logits(),
-        student=logits(),
-        k=draw(st.sampled_from([1, v, draw(st.integers(1, v))])),
-        temperature=draw(st.sampled_from([0.5, 1.0, 2.0, 7.0])),
-        beta=draw(st.floats(0.05, 0.95)),
-        skew=draw(st.floats(0.0, 0.95)),
-    )
-
-
-def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    weights = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)
-
-
-def bucketed(row: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    """One full distribution (V,) summed over the K kept tokens and everything else."""
-    others = np.ones(len(row), bool)
-    others[ids] = False
-    return np.append(row[ids], row[others].sum())
-
-
-def kl(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    return sum(float(x * (math.log(x) - math.log(y))) for x, y in zip(a, b, strict=True) if x > 0)
-
-
-def plain(
-    p: NDArray[Any], q: NDArray[Any], kind: str, beta: float, skew: float, bucket: bool = True
-) -> float:
-    """The divergence of two explicit distributions, straight from its definition."""
-    if kind == "forward_kl":
-        return kl(p, q)
-    if kind == "reverse_kl":
-        return kl(q, p)
-    if kind == "jsd":
-        m = beta * p + (1 - beta) * q
-        return beta * kl(p, m) + (1 - beta) * kl(q, m)
-    if kind == "skew_kl":
-        return kl(p, skew * p + (1 - skew) * q)
-    if kind == "skew_reverse_kl":
-        return kl(q, (1 - skew) * p + skew * q)
-    gap = np.abs(p - q)
-    if kind == "tvd":
-        return float(gap.sum()) / 2
-    tokens = np.argsort(-p[:-1] if bucket else -p)
-    needed = np.flatnonzero(np.cumsum(p[tokens]) >= 0.5)
-    head = tokens[: needed[0] + 1] if len(needed) else tokens
-    w = float(gap[head].sum() / max(gap.sum(), 1e-300))
-    return w * kl(p, q) + (1 - w) * kl(q, p)
-
-
-def oracle(case: Case, ids: NDArray[np.int64], kind: str) -> NDArray[np.float64]:
-    rows: list[float] = []
-    for i, kept in enumerate(ids):
-        p = bucketed(softmax(case.teacher[i] / case.temperature), kept)
-        q = bucketed(softmax(case.student[i] / case.temperature), kept)
-        bucket = len(kept) < case.teacher.shape[1]
-        if not bucket:
-            p, q = p[:-1], q[:-1]
-        rows.append(plain(p, q, kind, case.beta, case.skew, bucket))
-    return np.array(rows) * (case.temperature if kind == "tvd" else case.temperature**2)
 
 
 def ours(case: Case, kind: Divergence, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -289,8 +202,8 @@ def test_the_temperatures_factor_keeps_the_scale(kind: Divergence) -> None:
     # logit difference under the uniform distribution, over T², halved; total variation is the mean
     # absolute deviation over T, halved.
     teacher, student = random_logits(5, 16, seed=9), random_logits(5, 16, seed=10)
-    targets, options = dense_targets(teacher, 1e4), {"beta": 0.3, "skew": 0.2, "temperature": 1e4}
-    value = divergence(student, *targets, kind, **options)
+    targets = dense_targets(teacher, 1e4)
+    value = divergence(student, *targets, kind, beta=0.3, skew=0.2, temperature=1e4)
     gap = teacher - student
     if kind == "tvd":
         expected = (gap - gap.mean(-1, keepdim=True)).abs().mean(-1) / 2
@@ -399,9 +312,9 @@ def test_descent_recovers_the_teacher(kind: Divergence, k: int) -> None:
         optimizer.step()
         scheduler.step()
     learnt = (student.detach() / 2.0).softmax(-1).gather(-1, top_ids)
-    near = {"rtol": 1e-3, "atol": 1e-4} if kind == "tvd" else {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(learnt, logprobs.exp(), **near)
-    torch.testing.assert_close(1 - learnt.sum(-1), tail, **near)
+    rtol, atol = (1e-3, 1e-4) if kind == "tvd" else (1e-4, 1e-5)
+    torch.testing.assert_close(learnt, logprobs.exp(), rtol=rtol, atol=atol)
+    torch.testing.assert_close(1 - learnt.sum(-1), tail, rtol=rtol, atol=atol)
 
 
 def test_no_rows_give_no_values() -> None:

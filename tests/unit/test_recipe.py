@@ -20,7 +20,10 @@ LEAST: dict[str, Any] = {
     "student": {"layers": 3},
     "train": {"steps": 20},
 }
-NO_DEFAULT = ("field", "system", "permission", "competes", "distribution")  # none to show
+NO_DEFAULT = {  # an example's value is not their default
+    *("field", "system", "permission", "competes", "distribution"),
+    *("temperature", "url", "key", "answers", "dollars", "tokens", "input", "output"),
+}
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
 
 

@@ -5,7 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from limbeck.collect.ask import ask, missing, stored
+from limbeck.collect.ask import Asking, ask, missing, stored
 from limbeck.collect.store import VERSION, AnswerStore, outcomes
 from limbeck.errors import InputError
 from limbeck.models.protocol import QUIET, Model, OnTokens
@@ -40,7 +40,9 @@ ANSWERS = st.builds(
     token_ids=st.lists(st.integers(0, 2**31 - 1)).map(tuple),
     finish_reason=TEXT,
     usage=st.builds(
-        Usage, st.integers(0, 10**9), st.integers(0, 10**9), st.floats(0, 1e9, width=64)
+        Usage,
+        *(st.integers(0, 10**9), st.integers(0, 10**9), st.floats(0, 1e9, width=64)),
+        *(st.integers(0, 10**9),) * 4,
     ),
     outcome=st.sampled_from(OUTCOMES),
     why=TEXT,
@@ -201,8 +203,9 @@ class Fake:
         self.asked: list[str] = []
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, on_tokens: OnTokens = QUIET
+        self, prompts: Iterable[Prompt], sampling: Sampling, on_tokens: OnTokens = QUIET
     ) -> Iterator[list[Answer]]:
+        prompts = list(prompts)
         self.asked = [p.id for p in prompts]
         for number, start in enumerate(range(0, len(prompts), 2)):
             if number == self.batches:
@@ -216,7 +219,7 @@ def test_asking_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     with AnswerStore(tmp_path / "a.sqlite") as store:
         with pytest.raises(KeyboardInterrupt):
             ask(cast(Model, Fake(2)), some, Sampling(), store, "collect")
-        left = missing(some, "model", "local", Sampling(), store)
+        left = list(missing(some, Asking("model", "local", Sampling()), store))
         assert left == some[4:]
         second = Fake()
         answers = ask(cast(Model, second), some, Sampling(), store, "collect")
@@ -232,7 +235,7 @@ def test_another_model_route_or_sampling_is_another_answer(tmp_path: Path) -> No
     some = prompts(2)
     with AnswerStore(tmp_path / "a.sqlite") as store:
         ask(cast(Model, Fake()), some, Sampling(), store, "collect")
-        assert missing(some, "model", "local", Sampling(), store) == []
+        assert list(missing(some, Asking("model", "local", Sampling()), store)) == []
         others = [
             ("other", "local", Sampling()),
             ("model", "served", Sampling()),
@@ -240,5 +243,17 @@ def test_another_model_route_or_sampling_is_another_answer(tmp_path: Path) -> No
             ("model", "local", Sampling(temperature=0.5)),
         ]
         for model, route, sampling in others:
-            assert missing(some, model, route, sampling, store) == some
-            assert stored(some, model, route, sampling, store) == []
+            asking = Asking(model, route, sampling)
+            assert list(missing(some, asking, store)) == some
+            assert stored(some, asking, store) == []
+
+
+def test_what_a_failure_cost_is_asked_again_and_all_is_counted(tmp_path: Path) -> None:
+    spoilt = replace(answer("q"), text="", outcome="failed", finish_reason="error")
+    lost = replace(answer("r"), usage=Usage(1, 2, 0.5, lost_in=10, lost_out=20))
+    with AnswerStore(tmp_path / "a.sqlite") as store:
+        store.add([answer("p"), spoilt, lost, replace(answer("s"), model="other")])
+        ids = [answer(name).id for name in "pqr"]
+        assert store.have(ids) == {ids[0], ids[2]}
+        assert store.spent("model", "local") == Usage(9, 8, 1.5, 0, 0, 10, 20)
+        assert store.spent("nobody", "local") == Usage(0, 0)

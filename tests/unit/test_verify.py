@@ -100,7 +100,7 @@ def test_an_answer_is_kept(text: str) -> None:
 
 def test_what_is_wrong_with_an_answer_is_said_in_one_outcome() -> None:
     assert outcome("") == ("failed", "empty answer")
-    assert outcome("", "length") == ("failed", "empty answer")
+    assert outcome("", "length") == ("truncated", "longer than 40 tokens")  # all of it reasoning
     assert outcome("It is", "length") == ("truncated", "longer than 40 tokens")
     assert outcome("I cannot", "length")[0] == "truncated"
     assert outcome("I cannot. " + "no no no no " * 5)[0] == "refused"

@@ -2,44 +2,143 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
-from limbeck.collect.store import AnswerStore
+from limbeck.collect.store import AT_ONCE, AnswerStore
 from limbeck.collect.verify import verified
+from limbeck.errors import InputError
 from limbeck.models.protocol import Model
 from limbeck.progress import stage_bar
-from limbeck.records import Answer, Prompt, Sampling
+from limbeck.records import OUTCOMES, Answer, Prompt, Sampling, Split
+
+ALL_REFUSED = 50  # refusals from the first answer on, after which the rest is not asked
 
 
-def missing(
-    prompts: Sequence[Prompt], model: str, route: str, sampling: Sampling, store: AnswerStore
-) -> list[Prompt]:
-    """The prompts that the store has no answer to from this model, route and sampling."""
-    keys = {p.id: Answer.identify(p.id, model, route, sampling) for p in prompts}
-    there = store.have(list(keys.values()))
-    return [p for p in prompts if keys[p.id] not in there]
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Whom, by which way and how: with a prompt, all that an answer is stored under.
+
+    A truncated answer is looked for once more under `again` tokens, where that is more.
+    """
+
+    model: str
+    route: str
+    sampling: Sampling
+    again: int = 0
+
+    def key(self, prompt: Prompt) -> str:
+        """Under which the answer to this prompt is stored."""
+        return Answer.identify(prompt.id, self.model, self.route, self.sampling)
+
+    @property
+    def longer(self) -> Asking | None:
+        """The same with the higher cap; None where truncated answers are left alone."""
+        if self.again <= self.sampling.max_tokens:
+            return None
+        return replace(self, sampling=replace(self.sampling, max_tokens=self.again), again=0)
+
+
+def missing(prompts: Iterable[Prompt], asking: Asking, store: AnswerStore) -> Iterator[Prompt]:
+    """The prompts that the store has no answer to, as they are asked for."""
+    for some in _chunks(prompts):
+        keys = [asking.key(p) for p in some]
+        there = store.have(keys)
+        yield from (p for p, key in zip(some, keys, strict=True) if key not in there)
+
+
+def truncated(prompts: Iterable[Prompt], asking: Asking, store: AnswerStore) -> Iterator[Prompt]:
+    """The prompts whose answer was cut off at its cap."""
+    for some in _chunks(prompts):
+        answers = store.get([asking.key(p) for p in some])
+        cut = {a.prompt_id for a in answers if a.outcome == "truncated"}
+        yield from (p for p in some if p.id in cut)
+
+
+def gather(
+    model: Model,
+    prompts: Iterable[Prompt],
+    asking: Asking,
+    store: AnswerStore,
+    label: str,
+    total: int,
+    done: int = 0,
+) -> None:
+    """Answer every prompt that has no answer yet; `done` of `total` have one.
+
+    Each list of answers is durable before the next is asked for: kill -9 loses at most what was in
+    flight. Prompts are drawn as they are needed, so there may be more than fit in memory.
+    """
+    came, refused = 0, 0
+    with stage_bar(label, total, "answers", done) as meter:
+        due = missing(prompts, asking, store)
+        for batch in model.generate(due, asking.sampling, lambda n: meter.advance(tokens=n)):
+            checked = [verified(answer) for answer in batch]
+            store.add(checked)
+            meter.advance(rows=len(batch))
+            came += len(checked)
+            refused += sum(answer.outcome == "refused" for answer in checked)
+            if came == refused >= ALL_REFUSED:
+                raise InputError(
+                    f"{model.name} refused all of {refused} prompts, first: {checked[0].why}. "
+                    "Change the prompts or prompts.system, or ask another teacher."
+                )
 
 
 def ask(
     model: Model, prompts: Sequence[Prompt], sampling: Sampling, store: AnswerStore, label: str
 ) -> list[Answer]:
-    """Answer every prompt that has no answer yet, and return the answers to all, in order.
+    """Answer every prompt that has no answer yet, and return the answers to all, in order."""
+    asking = Asking(model.fingerprint, model.route, sampling)
+    due = sum(1 for _ in missing(prompts, asking, store))
+    if due:
+        gather(model, prompts, asking, store, label, len(prompts), len(prompts) - due)
+    return stored(prompts, asking, store)
 
-    Each batch is durable before the next begins: kill -9 loses at most the batch in flight.
+
+def stored(prompts: Iterable[Prompt], asking: Asking, store: AnswerStore) -> list[Answer]:
+    """The stored answers to these prompts, in their order (see `paired`)."""
+    return [answer for _, answer in paired(prompts, asking, store) if answer is not None]
+
+
+def paired(
+    prompts: Iterable[Prompt], asking: Asking, store: AnswerStore
+) -> Iterator[tuple[Prompt, Answer | None]]:
+    """Each prompt with its answer: of two, the one that was asked for with the higher cap."""
+    for some in _chunks(prompts):
+        found = {a.prompt_id: a for a in store.get([asking.key(p) for p in some])}
+        if longer := asking.longer:
+            cut = [p for p in some if p.id in found and found[p.id].outcome == "truncated"]
+            second = store.get([longer.key(p) for p in cut])
+            found |= {a.prompt_id: a for a in second if a.finish_reason != "error"}
+        yield from ((p, found.get(p.id)) for p in some)
+
+
+def collected(prompts: Iterable[Prompt], asking: Asking, store: AnswerStore) -> dict[str, int]:
+    """Answers, their tokens and how each ended; every prompt with an answer is in one outcome.
+
+    Raises InputError where no answer was kept to learn from, or none to test on.
     """
-    todo = missing(prompts, model.fingerprint, model.route, sampling, store)
-    if todo:
-        done = len(prompts) - len(todo)
-        with stage_bar(label, len(prompts), "answers", done) as meter:
-            answers = model.generate(todo, sampling, lambda n: meter.advance(tokens=n))
-            for batch in answers:
-                store.add(verified(answer) for answer in batch)
-                meter.advance(rows=len(batch))
-    return stored(prompts, model.fingerprint, model.route, sampling, store)
+    ended = dict.fromkeys(OUTCOMES, 0)
+    kept: dict[Split, int] = {"train": 0, "held_out": 0}
+    tokens = {"tokens_in": 0, "tokens_out": 0}
+    for prompt, answer in paired(prompts, asking, store):
+        if answer is not None:
+            ended[answer.outcome] += 1
+            kept[prompt.split] += answer.outcome == "kept"
+            tokens["tokens_in"] += answer.usage.tokens_in
+            tokens["tokens_out"] += answer.usage.tokens_out
+    for split, number in kept.items():
+        if not number:
+            raise InputError(
+                f"No answer to a {split} prompt was kept: {ended}. Raise teacher.max_tokens where "
+                "answers are truncated, or change the prompts."
+            )
+    return {"answers": sum(ended.values()), **tokens, **ended}
 
 
-def stored(
-    prompts: Sequence[Prompt], model: str, route: str, sampling: Sampling, store: AnswerStore
-) -> list[Answer]:
-    """The stored answers to these prompts, in the prompts' order."""
-    return store.get([Answer.identify(p.id, model, route, sampling) for p in prompts])
+def _chunks(prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:
+    remaining = iter(prompts)
+    while some := list(islice(remaining, AT_ONCE)):
+        yield some

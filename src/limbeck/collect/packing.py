@@ -121,7 +121,7 @@ def token_ids(tensors: Mapping[str, NDArray[Any]], vocabulary: int) -> NDArray[n
         lanes *= wide(factor)
         lanes &= wide(mask)
         high = lanes.view(np.uint16)[:, : ids.shape[1]]
-        ids.view(np.uint16).reshape(*ids.shape, 4)[..., 1] = high
+        ids.view(np.uint16).reshape(*ids.shape, 4)[..., 1] = high  # bits 16 to 31, little-endian
     return ids
 
 

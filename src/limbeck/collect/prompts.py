@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -102,9 +102,13 @@ def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
 
 def load_prompts(path: Path) -> tuple[Prompt, ...]:
     """Read what `write_prompts` wrote; InputError names the line that is not as it was written."""
+    return tuple(iterate_prompts(path))
+
+
+def iterate_prompts(path: Path) -> Iterator[Prompt]:
+    """The same, one after another, for sets that do not fit in memory."""
     if not path.is_file():
         raise InputError(f"{path} does not exist.")
-    prompts: list[Prompt] = []
     for place, row in read_jsonl(path):
         try:
             messages = tuple(Message(**message) for message in row["messages"])
@@ -113,8 +117,7 @@ def load_prompts(path: Path) -> tuple[Prompt, ...]:
             raise InputError(f"{place}: not a prompt record.") from None
         if prompt.id != Prompt.identify(messages) or prompt.split not in ("train", "held_out"):
             raise InputError(f"{place}: the record was changed after it was written.")
-        prompts.append(prompt)
-    return tuple(prompts)
+        yield prompt
 
 
 def _find(

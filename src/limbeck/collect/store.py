@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sqlite3
 from collections import Counter
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ import numpy as np
 
 from limbeck.errors import InputError
 from limbeck.files import disk_full
+from limbeck.recipe import Recipe
 from limbeck.records import OUTCOMES, Answer, Outcome, Permission, Sampling, Usage
 
-VERSION = 2
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS answers (
+VERSION = 3
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS answers (
     id TEXT PRIMARY KEY,
     prompt_id TEXT NOT NULL,
     model TEXT NOT NULL,
@@ -38,21 +41,27 @@ CREATE TABLE IF NOT EXISTS answers (
     outcome TEXT NOT NULL,
     why TEXT NOT NULL,
     asked_at TEXT NOT NULL,      -- ISO 8601, UTC; "" where an older limbeck did not keep it
-    permission TEXT NOT NULL     -- permissions.id; "" likewise
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS permissions (
+    permission TEXT NOT NULL,    -- permissions.id; "" likewise
+    cached INTEGER NOT NULL,     -- as the other three, 0 where an older limbeck did not keep it
+    reasoning_tokens INTEGER NOT NULL,
+    lost_in INTEGER NOT NULL,
+    lost_out INTEGER NOT NULL
+) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS permissions (
     id TEXT PRIMARY KEY,
     document TEXT NOT NULL       -- JSON: the Permission under which answers were asked for
-) WITHOUT ROWID;
-"""
-FROM_VERSION_1 = """
-BEGIN;
-ALTER TABLE answers ADD COLUMN asked_at TEXT NOT NULL DEFAULT '';
-ALTER TABLE answers ADD COLUMN permission TEXT NOT NULL DEFAULT '';
-PRAGMA user_version = 2;
-COMMIT;
-"""
-CLOCKED = ("seconds", "asked_at")
+) WITHOUT ROWID""",
+)
+ADDED = {  # columns, by the format that brought them
+    2: ("asked_at TEXT NOT NULL DEFAULT ''", "permission TEXT NOT NULL DEFAULT ''"),
+    3: tuple(
+        f"{column} INTEGER NOT NULL DEFAULT 0"
+        for column in ("cached", "reasoning_tokens", "lost_in", "lost_out")
+    ),
+}
+COLUMNS = 21
+CLOCKED = ("seconds", "asked_at", "cached", "lost_in", "lost_out")
+AT_ONCE = 500  # ids in one query
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +97,18 @@ class AnswerStore:
                     "Bring it up to date with: limbeck collect"
                 )
             if found < VERSION:
-                self._db.executescript(FROM_VERSION_1 if found == 1 else "")
-                self._db.executescript(SCHEMA)
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
+                self._upgrade()
+
+    def _upgrade(self) -> None:
+        """Make the tables, or add what later formats brought, in one transaction."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")  # another process may be at it
+            found = self._db.execute("PRAGMA user_version").fetchone()[0]
+            for statement in SCHEMA:
+                self._db.execute(statement)
+            for column in itertools.chain(*(ADDED[v] for v in ADDED if 0 < found < v)):
+                self._db.execute(f"ALTER TABLE answers ADD COLUMN {column}")
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def __enter__(self) -> AnswerStore:
         return self
@@ -102,8 +120,8 @@ class AnswerStore:
         """Write the answers in one transaction: all of them or none. A known id is replaced."""
         permission = self._permission
         origin = (_now(), permission.id if permission else "")
-        rows = [_row(answer) + origin for answer in answers]
-        marks = ",".join("?" * 17)
+        rows = [_row(answer, origin) for answer in answers]
+        marks = ",".join("?" * COLUMNS)
         with self._named_errors(), self._db:
             self._db.executemany(f"INSERT OR REPLACE INTO answers VALUES ({marks})", rows)  # noqa: S608
             if permission:
@@ -121,17 +139,21 @@ class AnswerStore:
             self._db.executemany(change, [(why, i, why) for i in ids])
 
     def have(self, ids: Sequence[str]) -> set[str]:
-        """Those of `ids` that are in the store."""
-        return {answer.id for answer in self.get(ids)}
+        """Those of `ids` that need not be asked again: all here but those that a failure cost.
+
+        A question that a failing service spoilt (`finish_reason` error) gets another chance.
+        """
+        rows = self._rows("SELECT id FROM answers", ids, " AND finish_reason != 'error'")
+        return {row[0] for row in rows}
 
     def get(self, ids: Sequence[str]) -> list[Answer]:
         """The answers with these ids that are in the store, in the order of `ids`."""
-        found = {row[0]: _answer(row[:15]) for row in self._rows("*", ids)}
+        found = {row[0]: _answer(row) for row in self._rows("SELECT * FROM answers", ids)}
         return [found[i] for i in ids if i in found]
 
     def origins(self, ids: Sequence[str]) -> dict[str, Origin]:
         """When and under which permission those of `ids` that are here were asked for."""
-        rows = self._rows("id, asked_at, permission", ids)
+        rows = self._rows("SELECT id, asked_at, permission FROM answers", ids)
         return {i: Origin(asked_at, permission) for i, asked_at, permission in rows}
 
     def permissions(self) -> dict[str, dict[str, Any]]:
@@ -158,13 +180,25 @@ class AnswerStore:
                     digests[prefix + row[0]] = _digest(told)
         return digests
 
-    def _rows(self, columns: str, ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    def spent(self, model: str, route: str) -> Usage:
+        """All tokens that this model's answers in the store took, lost ones included."""
+        query = (
+            "SELECT sum(tokens_in), sum(tokens_out), sum(seconds), sum(cached), "
+            "sum(reasoning_tokens), sum(lost_in), sum(lost_out) FROM answers "
+            "WHERE model = ? AND route = ?"
+        )
         with self._named_errors():
-            for start in range(0, len(ids), 500):
-                some = ids[start : start + 500]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT {columns} FROM answers WHERE id IN ({marks})"  # noqa: S608
-                yield from self._db.execute(query, some)
+            row = self._db.execute(query, (model, route)).fetchone()
+        return Usage(*(value or 0 for value in row))
+
+    def _rows(self, select: str, ids: Sequence[str], also: str = "") -> Iterator[tuple[Any, ...]]:
+        """The rows of `select` with one of `ids`, asked for a few hundred at a time."""
+        for start in range(0, len(ids), AT_ONCE):
+            some = ids[start : start + AT_ONCE]
+            query = f"{select} WHERE id IN ({','.join('?' * len(some))}){also}"
+            with self._named_errors():
+                rows = self._db.execute(query, some).fetchall()
+            yield from rows
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -178,6 +212,11 @@ class AnswerStore:
             raise InputError(
                 f"{self.path} is damaged ({error}). Try: sqlite3 {self.path} .recover"
             ) from None
+
+
+def store_of(recipe: Recipe, folder: Path) -> Path:
+    """Where a run's answers are kept: in its folder, or with those of other runs."""
+    return Path(recipe.teacher.answers or folder / "answers.sqlite")
 
 
 def outcomes(answers: Iterable[Answer]) -> dict[Outcome, int]:
@@ -207,18 +246,23 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _row(a: Answer) -> tuple[object, ...]:
+def _row(a: Answer, origin: tuple[str, str]) -> tuple[object, ...]:
     return (
-        a.id, a.prompt_id, a.model, a.route, json.dumps(asdict(a.sampling), sort_keys=True),
-        a.text, a.reasoning, json.dumps(a.tool_calls), np.array(a.token_ids, "<i4").tobytes(),
+        a.id, a.prompt_id, a.model, a.route, _sampling(a.sampling), a.text, a.reasoning,
+        json.dumps(a.tool_calls), np.array(a.token_ids, "<i4").tobytes(),
         a.finish_reason, a.usage.tokens_in, a.usage.tokens_out, a.usage.seconds, a.outcome, a.why,
+        *origin, a.usage.cached, a.usage.reasoning, a.usage.lost_in, a.usage.lost_out,
     )  # fmt: skip
 
 
-def _answer(row: tuple[object, ...]) -> Answer:
+@lru_cache(maxsize=16)
+def _sampling(sampling: Sampling) -> str:
+    return json.dumps(asdict(sampling), sort_keys=True)
+
+
+def _answer(row: tuple[Any, ...]) -> Answer:
     (id_, prompt_id, model, route, sampling, text, reasoning, calls, token_ids, finish, tokens_in,
-     tokens_out, seconds, outcome, why) = row  # fmt: skip
-    assert isinstance(token_ids, bytes)
+     tokens_out, seconds, outcome, why, _, _, *rest) = row  # fmt: skip
     return Answer(
         id=str(id_),
         prompt_id=str(prompt_id),
@@ -230,7 +274,7 @@ def _answer(row: tuple[object, ...]) -> Answer:
         tool_calls=tuple(json.loads(str(calls))),
         token_ids=tuple(np.frombuffer(token_ids, "<i4").tolist()),
         finish_reason=str(finish),
-        usage=Usage(int(tokens_in), int(tokens_out), float(seconds)),  # pyright: ignore[reportArgumentType]
-        outcome=outcome,  # pyright: ignore[reportArgumentType]
+        usage=Usage(tokens_in, tokens_out, seconds, *rest),
+        outcome=outcome,
         why=str(why),
     )

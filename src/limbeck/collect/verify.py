@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import replace
+from operator import itemgetter
 
 from limbeck.records import Answer
 
@@ -21,12 +22,19 @@ LOOP_WORDS, LOOP_TIMES = 4, 4
 
 
 def verified(answer: Answer) -> Answer:
-    """The answer with its outcome: failed, truncated, refused, rejected or kept."""
+    """The answer with its outcome: failed, truncated, refused, rejected or kept.
+
+    What has been found wanting before (a service gave none, or would not) stays as it is.
+    """
+    if answer.outcome != "kept":
+        return answer
     outcome, why = "kept", ""
-    if not answer.text:
-        outcome, why = "failed", "empty answer"
-    elif answer.finish_reason == "length":
+    if answer.finish_reason == "length":
         outcome, why = "truncated", f"longer than {answer.sampling.max_tokens} tokens"
+    elif answer.finish_reason == "refusal":
+        outcome, why = "refused", "by the service"
+    elif not answer.text:
+        outcome, why = "failed", "empty answer"
     elif found := REFUSAL.match(answer.text):
         outcome, why = "refused", f"begins with {found[0].strip()!r}"
     elif loop := _loop(answer.text):
@@ -37,6 +45,6 @@ def verified(answer: Answer) -> Answer:
 def _loop(text: str) -> str:
     """A run of words that comes back so often that the model was going in circles."""
     words = text.lower().split()
-    runs = Counter(" ".join(words[i : i + LOOP_WORDS]) for i in range(len(words) - LOOP_WORDS + 1))
-    run, times = runs.most_common(1)[0] if runs else ("", 0)
-    return run if times >= LOOP_TIMES else ""
+    runs = Counter(zip(*(words[i:] for i in range(LOOP_WORDS)), strict=False))
+    run, times = max(runs.items(), key=itemgetter(1), default=((), 0))
+    return " ".join(run) if times >= LOOP_TIMES else ""

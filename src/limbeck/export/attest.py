@@ -63,12 +63,17 @@ class Checked:
 def attest(run: Run, signer: CryptoSigner) -> dict[str, Any]:
     """Sign what lies in a finished run's folder; returns the statement.
 
-    Raises InputError where the run is not finished, and GateError where its card or verdict is not
-    the one that Limbeck wrote.
+    Raises InputError where the run is not finished or its answers lie elsewhere, and GateError
+    where its card or verdict is not the one that Limbeck wrote.
     """
     from securesystemslib.dsse import Envelope
 
     _refuse_edited(run)
+    if shared := run.recipe.teacher.answers:
+        raise InputError(
+            f"The answers of {run.folder} are kept in {shared}, with those of other runs "
+            "(teacher.answers), and cannot be signed with it. Make the run again without that key."
+        )
     with AnswerStore(run.folder / STORE, read_only=True) as store:
         ledger = _ledger(store.digests())
     write_text(run.folder / LEDGER, ledger)

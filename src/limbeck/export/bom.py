@@ -139,9 +139,11 @@ def _terms(number: int, one: Permission) -> list[Json]:
 
 
 def _model(model: Model, role: str) -> Json:
-    made = _named(model) | {"bom-ref": model.fingerprint}
-    made["properties"] += _properties(role=role)
-    return made
+    made = _named(model)
+    return made | {
+        "bom-ref": model.fingerprint,
+        "properties": made["properties"] + _properties(role=role),
+    }
 
 
 def _named(model: Model) -> Json:

@@ -20,6 +20,7 @@ from limbeck.records import Answer, Permission
 
 PATHS = (
     ("teacher", "model"),
+    ("teacher", "answers"),
     ("prompts", "source"),
     ("prompts", "held_out"),
     ("student", "base"),

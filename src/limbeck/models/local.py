@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,7 +123,7 @@ class LocalModel:
         return ids
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, on_tokens: OnTokens = QUIET
+        self, prompts: Iterable[Prompt], sampling: Sampling, on_tokens: OnTokens = QUIET
     ) -> Iterator[list[Answer]]:
         """Answer in batches of like length, longest first; one list a finished batch.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeAlias
 
 from limbeck.records import Answer, Prompt, Sampling, Targets
@@ -33,9 +33,11 @@ class Model(Protocol):
     fingerprint: str
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, on_tokens: OnTokens = QUIET
+        self, prompts: Iterable[Prompt], sampling: Sampling, on_tokens: OnTokens = QUIET
     ) -> Iterator[list[Answer]]:
         """Answer every prompt; lists come as they finish, in an order the model chooses.
+
+        A list is durable when the next one is asked for.
 
         For the same prompts in the same state of the store the order is the same, so that an
         interrupted run goes on as if it had not been. `on_tokens` hears of new tokens.

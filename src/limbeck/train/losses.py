@@ -7,6 +7,20 @@ distributions. By the data-processing inequality it is a lower bound of the dive
 vocabulary, grows with K, and equals it at K = V (adaptive KL, which is a mixture of two, only
 equals it at K = V). Nothing is renormalised and nothing is clamped to hide a negative.
 
+Of the student q from the teacher p:
+
+- `forward_kl`: KL(p‖q). `reverse_kl`: KL(q‖p).
+- `jsd`: beta·KL(p‖m) + (1 − beta)·KL(q‖m) with m = beta·p + (1 − beta)·q, as in Agarwal et
+  al., arXiv 2306.13649. It vanishes towards both ends (beta·KL(p‖q) near 0); code that jumps
+  to a full KL at exactly 0 and 1 is another function.
+- `skew_kl`: KL(p‖skew·p + (1 − skew)·q), and `skew_reverse_kl`: KL(q‖(1 − skew)·p + skew·q).
+  `skew` is the α of DistiLLM, arXiv 2402.03898; at 0 they are forward and reverse KL.
+- `tvd`: total variation, half the sum of |p − q|.
+- `adaptive_kl`: w·KL(p‖q) + (1 − w)·KL(q‖p), where w is the head's share of the sum of |p − q|
+  and the head is the fewest likeliest tokens that hold half of the teacher's mass, with any as
+  likely as the last of them: the AKL of Wu et al., arXiv 2404.02657, section 4. As in the
+  authors' code w is a constant, not differentiated.
+
 Logits are finite, and already at the position that predicts the token: the caller has shifted.
 """
 
@@ -72,8 +86,8 @@ def divergence(
     log_q = log_outcomes(logits, top_ids, temperature)
     log_p = log_teacher(logprobs, tail, log_q)
     bucket = top_ids.shape[1] < logits.shape[1]
-    value, slope = outcome_divergence(log_p, log_q.detach(), kind, beta, skew, bucket=bucket)
-    value = value + (slope * (log_q - log_q.detach())).sum(-1)  # adds 0, and the gradient
+    value, grad = outcome_divergence(log_p, log_q.detach(), kind, beta, skew, bucket=bucket)
+    value = value + (grad * (log_q - log_q.detach())).sum(-1)  # adds 0, and the gradient
     if kind == "forward_kl" and bucket and tail_ids is not None and tail_entropy is not None:
         scaled = logits.to(log_q.dtype) / temperature
         log_z = scaled.gather(-1, top_ids[:, :1]) - log_q[:, :1]
@@ -91,19 +105,9 @@ def outcome_divergence(
     *,
     bucket: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The divergence of q from p over M outcomes, in nats, and its slope ∂D/∂log q, in closed form.
+    """The divergence D of q from p over M outcomes, in nats, and ∂D/∂z for logits z of q.
 
-    - `forward_kl`: KL(p‖q). `reverse_kl`: KL(q‖p).
-    - `jsd`: beta·KL(p‖m) + (1 − beta)·KL(q‖m) with m = beta·p + (1 − beta)·q, as in Agarwal et
-      al., arXiv 2306.13649. It vanishes towards both ends (beta·KL(p‖q) near 0); code that jumps
-      to a full KL at exactly 0 and 1 is another function.
-    - `skew_kl`: KL(p‖skew·p + (1 − skew)·q), and `skew_reverse_kl`: KL(q‖(1 − skew)·p + skew·q).
-      `skew` is the α of DistiLLM, arXiv 2402.03898; at 0 they are forward and reverse KL.
-    - `tvd`: total variation, half the sum of |p − q|.
-    - `adaptive_kl`: w·KL(p‖q) + (1 − w)·KL(q‖p), where w is the head's share of the sum of |p − q|
-      and the head is the fewest likeliest tokens that hold half of the teacher's mass: the AKL of
-      Wu et al., arXiv 2404.02657, section 4. As in the authors' code w is a constant, not
-      differentiated.
+    The module's docstring has the kinds.
 
     Args:
         log_p: (N, M), the teacher's, finite.
@@ -114,43 +118,44 @@ def outcome_divergence(
         bucket: whether the last outcome stands for many tokens. It then is none of the likeliest.
 
     Returns:
-        The value (N,) and the slope (N, M). With z the logits of the outcomes, ∂D/∂z is
-        slope − q·Σ slope.
+        The value (N,) and the gradient (N, M), in closed form.
     """
     if skew == 0 and kind in ("skew_kl", "skew_reverse_kl"):
         kind = "forward_kl" if kind == "skew_kl" else "reverse_kl"
     p, q = log_p.exp(), log_q.exp()
     match kind:
         case "forward_kl":
-            slope = q - p
-            return _inner(p, log_p - log_q) + slope.sum(-1), slope
+            value, slope = _inner(p, log_p - log_q) + q.sum(-1) - p.sum(-1), q - p
         case "reverse_kl":
             slope = (log_q - log_p).mul_(q)
-            return slope.sum(-1) + p.sum(-1) - q.sum(-1), slope
+            value = slope.sum(-1) + p.sum(-1) - q.sum(-1)
         case "jsd":
             _, log_m = _mixture(p, log_p, q, log_q, beta)
             slope = (log_q - log_m).mul_(q).mul_(1 - beta)
-            return slope.sum(-1) + beta * _inner(p, log_p - log_m), slope
+            value = slope.sum(-1) + beta * _inner(p, log_p - log_m)
         case "skew_kl":
             m, log_m = _mixture(p, log_p, q, log_q, skew)
             value = _inner(p, log_p - log_m) + m.sum(-1) - p.sum(-1)
-            return value, (1 - p / m).mul_(q).mul_(1 - skew)
+            slope = (1 - p / m).mul_(q).mul_(1 - skew)
         case "skew_reverse_kl":
             m, log_m = _mixture(q, log_q, p, log_p, skew)
             slope = (log_q - log_m).mul_(q)
             value = slope.sum(-1) + m.sum(-1) - q.sum(-1)
-            return value, slope.add_((1 - q / m).mul_(q), alpha=skew)
+            slope.add_((1 - q / m).mul_(q), alpha=skew)
         case "tvd":
-            gap = q - p
-            return gap.abs().sum(-1) / 2, gap.sign_().mul_(q).div_(2)
+            slope = q - p
+            value = slope.abs().sum(-1) / 2
+            slope.sign_().mul_(q).div_(2)
         case "adaptive_kl":
             w = _head_share(p, q, bucket)
-            options = (beta, skew)
-            forward, one = outcome_divergence(log_p, log_q, "forward_kl", *options, bucket=bucket)
-            reverse, other = outcome_divergence(log_p, log_q, "reverse_kl", *options, bucket=bucket)
-            return torch.lerp(reverse, forward, w), torch.lerp(other, one, w[:, None])
+            forward = _inner(p, log_p - log_q) + q.sum(-1) - p.sum(-1)
+            slope = (log_q - log_p).mul_(q)
+            reverse = slope.sum(-1) + p.sum(-1) - q.sum(-1)
+            value, slope = torch.lerp(reverse, forward, w), slope.lerp_(q - p, w[:, None])
         case _:
             assert_never(kind)
+    # Up to here `slope` is ∂D/∂log q.
+    return value, slope.addcmul_(q, slope.sum(-1, keepdim=True), value=-1)
 
 
 def within_tail(log_ratio: Tensor, tail: Tensor, tail_entropy: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""How a question is put to each kind of service, and how its answer is read."""

@@ -1,0 +1,108 @@
+"""Chat completions, as OpenAI made them and nearly every server speaks them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from limbeck.models.dialects.base import BrokenError, Document, Finish, Reply, apart, count, text_of
+from limbeck.records import Message, Sampling, Usage
+
+_FINISH: dict[str, Finish] = {
+    "length": "length",
+    "model_length": "length",
+    "content_filter": "refusal",
+    "refusal": "refusal",
+    "sensitive": "refusal",
+}
+_UNFINISHED = frozenset({"error", "insufficient_system_resource", "abort", "cancelled"})
+
+
+def path(model: str) -> str:
+    """Where a question goes, below the base URL."""
+    return "/chat/completions"
+
+
+def headers(key: str) -> dict[str, str]:
+    """What shows the key."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def body(
+    messages: Sequence[Message], model: str, sampling: Sampling, cap: str, seed: str
+) -> dict[str, Any]:
+    """The question. Settings at the service's own default are left out: some models refuse them."""
+    asked: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": m.role, "content": m.content} for m in messages],
+        cap: sampling.max_tokens,
+    }
+    if sampling.temperature != 1:
+        asked["temperature"] = sampling.temperature
+    if sampling.top_p != 1:
+        asked["top_p"] = sampling.top_p
+    if seed and sampling.seed:
+        asked[seed] = sampling.seed
+    return asked
+
+
+def read(document: Document) -> Reply:
+    """The first choice; BrokenError where there is none."""
+    choices = document.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise BrokenError("no choices")
+    message = choices[0].get("message")
+    if not isinstance(message, dict):
+        raise BrokenError("a choice without a message")
+    said = choices[0].get("finish_reason")
+    if said in _UNFINISHED:
+        raise BrokenError(f"finish_reason {said}")
+    text, thought = _content(message.get("content"))
+    reasoning = text_of(message.get("reasoning_content")) or text_of(message.get("reasoning"))
+    if not reasoning and not thought:
+        text, thought = apart(text)
+    finish = _FINISH.get(said, "stop")
+    if refusal := text_of(message.get("refusal")):
+        text, finish = text or refusal, "refusal"
+    if message.get("content") is None and finish == "stop":
+        raise BrokenError("null content")
+    return Reply(text.strip(), reasoning or thought, finish, _usage(document.get("usage")))
+
+
+def logprobs(body: dict[str, Any], top: int) -> None:
+    """Ask for log-probabilities too, in place."""
+    body |= {"logprobs": True, "top_logprobs": top}
+
+
+def read_logprobs(document: Document) -> list[list[float]]:
+    """For each token of the answer, its own log-probability and then those of the likeliest."""
+    told = (document["choices"][0].get("logprobs") or {}).get("content") or []
+    return [
+        [row["logprob"], *(t["logprob"] for t in row.get("top_logprobs") or [])] for row in told
+    ]
+
+
+def _content(content: Any) -> tuple[str, str]:
+    """Text and reasoning of a message's content: text, or a list of typed parts."""
+    if not isinstance(content, list):
+        return text_of(content), ""
+    text, thought = "", ""
+    for part in content:
+        if part.get("type") == "thinking":
+            inner = part.get("thinking")
+            thought += inner if isinstance(inner, str) else _content(inner)[0]
+        else:
+            text += text_of(part.get("text"))
+    return text, thought
+
+
+def _usage(told: Any) -> Usage | None:
+    if not isinstance(told, dict) or "prompt_tokens" not in told:
+        return None
+    cached = count(told.get("prompt_tokens_details"), "cached_tokens")
+    return Usage(
+        tokens_in=count(told, "prompt_tokens"),
+        tokens_out=count(told, "completion_tokens"),
+        cached=cached or count(told, "prompt_cache_hit_tokens", "cached_tokens"),
+        reasoning=count(told.get("completion_tokens_details"), "reasoning_tokens"),
+    )
