@@ -16,7 +16,7 @@ from limbeck.export.duties import check
 from limbeck.files import sha256_file, write_text
 from limbeck.ground import Ground
 from limbeck.permit import gate
-from limbeck.preflight.refuse import refuse
+from limbeck.preflight.fit import refuse
 from limbeck.progress import say
 from limbeck.run import Stage, key_of
 
@@ -37,8 +37,8 @@ class Walk(Ground):
         """Walk every stage up to `last`, skipping what is done, if there is room for it."""
         stages = STAGES[: STAGES.index(last) + 1]
         for stage in stages:
-            if stage == "collect":
-                refuse(self.run, self.weights, self.all_prompts, stages, CALIBRATION_ANSWERS)
+            if stage == "collect" and not self.served:
+                refuse(self, stages, CALIBRATION_ANSWERS)
             getattr(self, stage)()
 
     def permit(self) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
+import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limbeck.collect.prompts import read_prompts
 from limbeck.collect.store import AnswerStore
@@ -20,15 +20,26 @@ from limbeck.export.duties import check
 from limbeck.models import weights as models
 from limbeck.models.shape import read_shape
 from limbeck.permit import gate
-from limbeck.preflight.fit import Free, need
-from limbeck.preflight.machine import free_disk, free_memory
-from limbeck.preflight.memory import Disk, Job, disk, memory
-from limbeck.preflight.refuse import gigabytes, refusal, student_shape
+from limbeck.preflight.fit import (
+    ERROR,
+    Free,
+    free_disk,
+    free_memory,
+    gigabytes,
+    need,
+    refusal,
+    student_shape,
+)
+from limbeck.preflight.memory import ANSWER_ROW, ANSWER_TOKEN, Disk, Job, disk, memory
 from limbeck.preflight.work import count
 from limbeck.progress import duration, say
 from limbeck.recipe import PromptsSection, Recipe
-from limbeck.records import Prompt
+from limbeck.records import Prompt, Usage
 from limbeck.run import Run, Stage, clashes
+
+if TYPE_CHECKING:
+    from limbeck.collect.service import Due
+    from limbeck.models.budget import Purse
 
 MEASURED: frozenset[Stage] = frozenset(
     {"collect", "targets", "student", "train", "control", "validate"}
@@ -38,18 +49,40 @@ LARGE, ROWS = 2**25, 20_000  # of a file above so many bytes so many rows are re
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One stage: seconds, peak of memory and of added disk in bytes, dollars for a teacher's API.
+    """One stage: seconds, peak of memory and of added disk in bytes, dollars for a service.
 
-    What is `there` already takes and needs nothing. Nothing is timed of what does not fit: then
-    `seconds` is None.
+    What is `done`, or never has to be, needs nothing. `seconds` is None where nobody can know them,
+    of a service's answers, and where nothing was measured, of what does not fit.
     """
 
     stage: Stage
-    there: bool
-    seconds: float | None
-    memory: int
+    done: bool
+    seconds: float | None = 0.0
+    memory: int = 0
+    disk: int = 0
+    dollars: float = 0.0
+
+
+@dataclass(slots=True)
+class Plan:
+    """All stages, the disk at its fullest, why it cannot be, and what the estimates rest on."""
+
+    rows: list[Estimate]
     disk: int
-    dollars: float
+    problem: str | None
+    facts: dict[str, Any]
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def totals(self) -> dict[str, float | None]:
+        """Seconds and dollars add up; memory is the largest."""
+        times = [row.seconds for row in self.rows if row.seconds is not None]
+        return {
+            "seconds": sum(times) if len(times) == len(self.rows) else None,
+            "memory": max(row.memory for row in self.rows),
+            "disk": self.disk,
+            "dollars": sum(row.dollars for row in self.rows),
+        }
 
 
 class Rehearsal(Walk):
@@ -57,7 +90,7 @@ class Rehearsal(Walk):
 
     def __init__(self, run: Run, scratch: Path) -> None:
         super().__init__(run)
-        self.found: dict[Stage, bool] = {}
+        self.done: dict[Stage, bool] = {}
         self.scratch = scratch
 
     @cached_property
@@ -76,29 +109,28 @@ class Rehearsal(Walk):
         return self.remote.weights if self.remote else super().weights
 
     @cached_property
-    def base(self) -> models.Weights:
+    def base(self) -> models.Weights | None:
         """Likewise what the student starts from."""
         return self.remote_base.weights if self.remote_base else super().base
 
-    def look(self) -> dict[Stage, bool]:
-        """Whether each stage is done: by its own key, as the real walk decides it."""
+    def look(self) -> None:
+        """Find whether each stage is done: by its own key, as the real walk decides it."""
         gate.gate(self.permission)
-        check(self.recipe, self.terms, self.base.licence)
-        self.found |= {"permit": True, "targets": self.live}
+        check(self.recipe, self.terms, self.base.licence if self.base else None)
+        self.done = dict.fromkeys(STAGES, False) | {"permit": True, "targets": self.live}
         for stage in STAGES[1:]:
             getattr(self, stage)()
-            if stage == "prompts" and not self.found[stage]:
+            if stage == "prompts" and not self.done[stage]:
                 break  # all later keys depend on the prompts
-        return {stage: self.found.get(stage, False) for stage in STAGES}
 
     def _skipped(self, stage: Stage, key: str, *outputs: Path) -> bool:
-        self.found[stage] = self.run.is_done(stage, key, *outputs)
+        self.done[stage] = self.run.is_done(stage, key, *outputs)
         return True
 
     def store(self) -> AnswerStore:
-        """A copy: to open the store itself would write beside it."""
-        for path in self.folder.glob("answers.sqlite*"):
-            shutil.copy(path, self.scratch)
+        """The run's answers, or none in a store that goes with the scratch folder."""
+        if self.store_path.exists():
+            return AnswerStore(self.store_path, read_only=True)
         return AnswerStore(self.scratch / "answers.sqlite", self.permission)
 
 
@@ -111,43 +143,59 @@ def rehearse(recipe: Recipe, folder: Path, as_json: bool) -> None:
     clashes(run)
     with tempfile.TemporaryDirectory(prefix="limbeck-") as scratch:
         walk = Rehearsal(run, Path(scratch))
-        done = walk.look()
-        due: frozenset[Stage] = frozenset(stage for stage in STAGES if not done[stage])
-        job, reading, imports = _job(walk, done)
-    size = 2 if recipe.export.dtype == "bfloat16" else 4
-    free, lacking = Free(_free_memory(), free_disk(folder)), need(job, due, size)
-    problem = None if lacking.fits(free) else refusal(job, due, size, free)
+        walk.look()
+        plan = _of_service(walk) if walk.served else _of_weights(walk)
+    if not as_json:
+        _show(plan)
+    else:
+        told = {
+            "name": recipe.name,
+            "stages": [asdict(row) for row in plan.rows],
+            "totals": plan.totals,
+            "fits": plan.problem is None,
+            **plan.facts,
+        }
+        if plan.problem:
+            told |= {"error": plan.problem, "exit_code": GateError.exit_code}
+        print(json.dumps(told))  # noqa: T201
+    if plan.problem and as_json:
+        say(f"{'limbeck':>9}  {plan.problem}")
+        raise SystemExit(GateError.exit_code)
+    if plan.problem:
+        raise GateError(plan.problem)
+
+
+def _of_weights(walk: Rehearsal) -> Plan:
+    due: frozenset[Stage] = frozenset(stage for stage in STAGES if not walk.done[stage])
+    job, reading, imports = _job(walk)
+    free, lacking = Free(_free_memory(), free_disk(walk.folder)), need(job, due)
+    problem = None if lacking.fits(free) else refusal(job, due, free)
     seconds: dict[Stage, float] = {"permit": 0.0, "prompts": reading}
     machine = None
     if problem is None and due & MEASURED:
         machine, found = _measured(job, imports, due)
         seconds |= found
-    rows = _estimates(job, due, seconds, size)
-    told = {
-        "name": recipe.name,
-        "stages": [asdict(row) for row in rows],
-        "totals": _totals(rows, lacking.disk),
-        "free": asdict(free),
-        "machine": machine,
-        "work": asdict(job.work),
-        "fits": problem is None,
-    }
-    if as_json:
-        refused = {} if problem is None else {"error": problem, "exit_code": GateError.exit_code}
-        print(json.dumps(told | refused))  # noqa: T201
-    else:
-        _show(rows, told)
-    if problem is not None:
-        if as_json:
-            say(f"{'limbeck':>9}  {problem}")
-            raise SystemExit(GateError.exit_code)
-        raise GateError(problem)
+    peaks, added = memory(job, due), disk(job)
+    rows = [
+        Estimate(
+            stage,
+            done=False,
+            seconds=seconds.get(stage),
+            memory=peaks.get(stage, 0),
+            disk=added.get(stage, Disk(0, 0)).peak,
+        )
+        if stage in due
+        else Estimate(stage, done=True)
+        for stage in STAGES
+    ]
+    facts = {"free": asdict(free), "machine": machine, "work": asdict(job.work)}
+    return Plan(rows, lacking.disk, problem, facts, _remarks(facts))
 
 
-def _job(walk: Rehearsal, done: dict[Stage, bool]) -> tuple[Job, float, float]:
+def _job(walk: Rehearsal) -> tuple[Job, float, float]:
     """The job, and the seconds that prompts took to read and libraries to import."""
     began = time.perf_counter()
-    prompts, scale = (walk.all_prompts, 1.0) if done["prompts"] else _read(walk.recipe.prompts)
+    prompts, scale = _prompts(walk)
     read = (time.perf_counter() - began) * scale
     began = time.perf_counter()
     from transformers import LlamaForCausalLM  # noqa: F401
@@ -158,25 +206,30 @@ def _job(walk: Rehearsal, done: dict[Stage, bool]) -> tuple[Job, float, float]:
     imports = time.perf_counter() - began
     place = models.place_of(walk.weights)
     tokenizer = ChatTokenizer(place) if place.exists() else None
-    answers = walk.answers if done["prompts"] else []
-    work = count(walk.recipe, prompts, answers, tokenizer, scale)
+    answers = walk.answers if walk.done["prompts"] else []
     shape = read_shape(walk.weights, walk.remote.tensors if walk.remote else None)
     base = walk.remote_base
     job = Job(
         recipe=walk.recipe,
         teacher=shape,
-        student=read_shape(walk.base, base.tensors) if base else student_shape(walk.recipe, shape),
-        work=work,
+        student=read_shape(base.weights, base.tensors)
+        if base
+        else student_shape(walk.recipe, shape, walk.base),
+        work=count(walk.recipe, prompts, answers, tokenizer, scale),
         itemsize=compute_dtype(walk.recipe.train.precision).itemsize,
         calibration=CALIBRATION_ANSWERS,
-        unpacked=tokenizer is None,
+        unpacked=tokenizer is None and walk.weights.file is not None,
         download=sum(found.size for found in (walk.remote, base) if found),
     )
     return job, read, imports
 
 
+def _prompts(walk: Rehearsal) -> tuple[Sequence[Prompt], float]:
+    """The run's prompts, or those of the recipe, and how many times as many there are."""
+    return (walk.all_prompts, 1.0) if walk.done["prompts"] else _read(walk.recipe.prompts)
+
+
 def _read(section: PromptsSection) -> tuple[Sequence[Prompt], float]:
-    """The recipe's prompts, and how many times as many there are."""
     path = Path(section.source)
     if not path.is_file() or path.stat().st_size <= LARGE:
         return read_prompts(section).prompts, 1.0
@@ -205,22 +258,18 @@ def _measured(
 
     from limbeck.preflight import cost, probe
 
-    section = job.recipe.train
     say(f"{'measure':>9}  about ten seconds of this machine")
-    teacher = probe.measure(job, job.teacher, section)
+    teacher = probe.measure(job, job.teacher)
     same = job.recipe.student.base == "teacher"
-    student = teacher if same else probe.measure(job, job.student, section)
+    student = teacher if same else probe.measure(job, job.student)
     machine = cost.Machine(teacher, student, probe.disk_rate(Path(tempfile.gettempdir())), imports)
-    seconds = cost.seconds(job, machine, section.checkpoint_seconds)
-    for stage, more in cost.starting_up(job, machine, due).items():
-        seconds[stage] += more
     told = {
         "product_flops": teacher.product,
         "disk_bytes_per_s": machine.disk,
         "threads": torch.get_num_threads(),
         "precision": "bfloat16" if job.itemsize < 4 else "float32",
     }
-    return told, seconds
+    return told, cost.seconds(job, machine, due)
 
 
 def _free_memory() -> int | None:
@@ -230,36 +279,64 @@ def _free_memory() -> int | None:
     return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else free_memory()
 
 
-def _estimates(
-    job: Job, due: frozenset[Stage], seconds: dict[Stage, float], size: int
-) -> list[Estimate]:
-    peaks, added = memory(job, due), disk(job, size)
-    nothing = Disk(0, 0)
-    return [
-        Estimate(
-            stage,
-            there=stage not in due,
-            seconds=seconds.get(stage) if stage in due else 0.0,
-            memory=peaks.get(stage, 0),
-            disk=added.get(stage, nothing).peak if stage in due else 0,
-            dollars=0.0,  # the weights are here
-        )
-        for stage in STAGES
-    ]
+def _of_service(walk: Rehearsal) -> Plan:
+    """A service's answers: what they cost. How fast they come is known once they do."""
+    from limbeck.collect.service import Due, purse_of
 
-
-def _totals(rows: Sequence[Estimate], disk_peak: int) -> dict[str, float | None]:
-    """Seconds and dollars add up; memory is the largest, disk what lies there at its fullest."""
-    times = [row.seconds for row in rows if row.seconds is not None]
-    return {
-        "seconds": sum(times) if len(times) == len(rows) else None,
-        "memory": max(row.memory for row in rows),
-        "disk": disk_peak,
-        "dollars": sum(row.dollars for row in rows),
+    assert walk.served is not None
+    where, asking = walk.served
+    prompts, scale = _prompts(walk)
+    with walk.store() as store:
+        due = Due.count(lambda: iter(prompts), asking, store)
+        due.missing, due.bytes = round(due.missing * scale), round(due.bytes * scale)
+        likely, most = due.usage(asking, store)
+        money = purse_of(where, walk.recipe, store)
+    price = money.price
+    dollars = [price.dollars(usage) if price else 0.0 for usage in (likely, most)]
+    size = due.missing * ANSWER_ROW + likely.tokens_out * ANSWER_TOKEN
+    rows = [Estimate("permit", True), Estimate("prompts", walk.done["prompts"])]
+    rows.append(Estimate("collect", True))
+    if due.questions:
+        rows[-1] = Estimate("collect", False, None, disk=size, dollars=dollars[0])
+    facts: dict[str, Any] = {
+        "free": asdict(Free(free_memory(), free_disk(walk.folder))),
+        "asking": {
+            "questions": due.questions,
+            "tokens": likely.tokens_in + likely.tokens_out,
+            "most_tokens": most.tokens_in + most.tokens_out,
+            "dollars": dollars[0] if price else None,
+            "most_dollars": dollars[1] if price else None,
+            "price": price.source if price else None,
+        },
     }
+    source = f", by {price.source}" if price else ""
+    remarks = [
+        f"{'estimate':>9}  {due.told(money, likely, most)}{source}",
+        f"{'student':>9}  none: training on the text of a service's answers is not built yet",
+    ]
+    return Plan(rows, size, _overspent(walk.recipe, money, likely, due), facts, remarks)
 
 
-def _show(rows: Sequence[Estimate], told: dict[str, Any]) -> None:
+def _overspent(recipe: Recipe, money: Purse, likely: Usage, due: Due) -> str | None:
+    """Which cap of [budget] the answers will pass, and the change that keeps them below."""
+    dollars = money.price.dollars(likely) if money.price else 0.0
+    caps = (
+        ("dollars", money.most_dollars, money.dollars, dollars),
+        ("tokens", money.most_tokens, money.tokens, likely.tokens_in + likely.tokens_out),
+    )
+    for key, cap, spent, more in caps:
+        if cap is not None and more > ERROR * (cap - spent):
+            left = max(0, int((cap - spent) / more * due.missing))
+            enough = f"{math.ceil((spent + more) * 100) / 100:.10g}"
+            return (
+                f"{recipe.name} does not fit: collect takes about {enough} {key}, and budget.{key} "
+                f"= {cap:g}. It fits with budget.{key} = {enough}, or with prompts.limit = "
+                f"{due.all - due.missing + left}."
+            )
+    return None
+
+
+def _show(plan: Plan) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -268,16 +345,14 @@ def _show(rows: Sequence[Estimate], told: dict[str, Any]) -> None:
     grid.add_column("stage")
     for title in ("time", "memory", "disk", "cost"):
         grid.add_column(title, justify="right")
-    for row in rows:
-        if row.there:
-            grid.add_row(row.stage, "already there")
-        else:
-            grid.add_row(row.stage, *_cells(asdict(row)))
+    for row in plan.rows:
+        cells = ["nothing to do"] if row.done else _cells(asdict(row))
+        grid.add_row(row.stage, *cells)
     grid.add_section()
-    grid.add_row("in all", *_cells(told["totals"]))
+    grid.add_row("in all", *_cells(plan.totals))
     out = Console(highlight=False, emoji=False)
     out.print(grid)
-    for line in _remarks(told):
+    for line in plan.remarks:
         out.print(line, soft_wrap=True)
 
 
@@ -287,9 +362,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [time_, *sizes, f"${row['dollars']:.2f}"]
 
 
-def _remarks(told: dict[str, Any]) -> list[str]:
+def _remarks(facts: dict[str, Any]) -> list[str]:
     """What the table rests on."""
-    free, work, machine = told["free"], told["work"], told["machine"]
+    free, work, machine = facts["free"], facts["work"], facts["machine"]
     room = "" if free["memory"] is None else f"{gigabytes(free['memory'])} of memory and "
     lines = [f"{'free':>9}  {room}{gigabytes(free['disk'])} of disk"]
     if machine:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import mmap
 import re
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from limbeck.errors import InputError
-from limbeck.models.weights import Weights
+from limbeck.errors import InputError, first_line
+from limbeck.models.weights import Weights, place_of, require_gguf
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|blk|h|blocks)\.(\d+)\.")
 _KEYS: dict[str, tuple[str, ...]] = {
@@ -24,8 +22,6 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "head_dim": ("head_dim", "attention.key_length"),
     "context": ("max_position_embeddings", "n_positions", "context_length"),
 }
-_NUMBERS: dict[int, str] = dict(enumerate("BbHhIif?  Qqd"))  # by kind, as struct calls them
-_STRING, _ARRAY = 8, 9  # GGUF's numbers for kinds of values
 _TABLES = re.compile(r"(?:^|\.)(?:embed_tokens|wte|token_embd)\.weight$")
 
 
@@ -62,13 +58,15 @@ class Shape:
 def read_shape(weights: Weights, tensors: Mapping[str, tuple[int, ...]] | None = None) -> Shape:
     """The shape of weights, from config.json and safetensors headers or a GGUF's header.
 
-    `tensors` are the tensors' shapes where they are known otherwise. Raises InputError where the
-    headers do not tell a decoder's sizes.
+    The header of a GGUF, with its vocabulary, takes seconds to read: where it was unpacked before,
+    what it became is read. `tensors` are the tensors' shapes where they are known otherwise. Raises
+    InputError where the headers do not tell a decoder's sizes.
     """
-    if weights.file is not None:
+    place = place_of(weights)
+    if weights.file is not None and not place.exists():
         told, tensors = _gguf(weights.file)
     else:
-        told, tensors = _config(weights.folder), tensors or _tensors(weights.folder)
+        told, tensors = _config(place), tensors or _tensors(place)
     name = weights.name
     sizes = {size: _first(told, keys) for size, keys in _KEYS.items()}
     layers = {int(found[1]) for tensor in tensors if (found := _LAYER.search(tensor))}
@@ -131,65 +129,15 @@ def _tensors(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _gguf(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Metadata and tensor shapes of a GGUF (versions 2 and 3).
+    """Metadata, without the architecture that keys begin with, and tensor shapes of a GGUF."""
+    require_gguf()
+    from gguf import GGUFReader
 
-    The gguf package reads the same, and every token of the vocabulary with it: seconds, not
-    hundredths. Keys lose the architecture that they begin with.
-    """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            reader = _Gguf(data)
-            told = dict(reader.metadata())
-            tensors = dict(reader.tensors())
-    except (ValueError, IndexError, KeyError, struct.error) as error:
-        raise InputError(f"{path} is no GGUF file that can be read: {error}") from None
-    prefix = f"{told.get('general.architecture')}."
-    return {key.removeprefix(prefix): value for key, value in told.items()}, tensors
-
-
-class _Gguf:
-    """A cursor over a GGUF's header."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        if data[:4] != b"GGUF":
-            raise ValueError("it does not begin with 'GGUF'")
-        self._data, self._at = data, 4
-        self.version = self._number("I")
-        self._tensors, self._keys = self._number("Q"), self._number("Q")
-
-    def metadata(self) -> Iterator[tuple[str, Any]]:
-        for _ in range(self._keys):
-            yield self._string(), self._value(self._number("I"))
-
-    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        for _ in range(self._tensors):
-            name = self._string()
-            shape = tuple(self._number("Q") for _ in range(self._number("I")))
-            self._at += 12  # type and offset
-            yield name, shape
-
-    def _value(self, kind: int) -> Any:
-        if kind == _STRING:
-            return self._string()
-        if kind != _ARRAY:
-            return self._number(_NUMBERS[kind])
-        kind, length = self._number("I"), self._number("Q")
-        if kind == _STRING:  # the vocabulary: passed over
-            data, at = self._data, self._at
-            for _ in range(length):
-                at += 8 + int.from_bytes(data[at : at + 8], "little")
-            self._at = at
-            return None
-        numbers = struct.unpack_from(f"<{length}{_NUMBERS[kind]}", self._data, self._at)
-        self._at += struct.calcsize(f"<{length}{_NUMBERS[kind]}")
-        return list(numbers)
-
-    def _string(self) -> str:
-        length = self._number("Q")
-        self._at += length
-        return self._data[self._at - length : self._at].decode("utf-8", "replace")
-
-    def _number(self, kind: str) -> Any:
-        (value,) = struct.unpack_from(f"<{kind}", self._data, self._at)
-        self._at += struct.calcsize(f"<{kind}")
-        return value
+        reader = GGUFReader(path)
+        prefix = f"{reader.fields['general.architecture'].contents()}."
+        found = [f for f in reader.fields.values() if f.name.startswith(prefix)]
+        told = {field.name.removeprefix(prefix): field.contents() for field in found}
+    except Exception as error:
+        raise InputError(f"{path} is no GGUF that can be read: {first_line(error)}") from None
+    return told, {t.name: tuple(t.shape.tolist()) for t in reader.tensors}

@@ -217,10 +217,15 @@ def headers_on_hub(source: str, revision: str | None) -> Headers | None:
     return Headers(weights, {name: tuple(t.shape) for name, t in tensors}, size)
 
 
-def _dequantise(file: Path, into: Path) -> None:
-    """Turn a GGUF into float32 safetensors with its tokenizer and chat template."""
+def require_gguf() -> None:
+    """Raise InputError unless the packages that read a GGUF are installed."""
     if absent := [name for name in ("gguf", "accelerate") if find_spec(name) is None]:
         raise InputError(f"Reading a GGUF needs {', '.join(absent)}: pip install 'limbeck[gguf]'")
+
+
+def _dequantise(file: Path, into: Path) -> None:
+    """Turn a GGUF into float32 safetensors with its tokenizer and chat template."""
+    require_gguf()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

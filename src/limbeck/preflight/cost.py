@@ -41,29 +41,28 @@ class Machine:
     imports: float
 
 
-def seconds(job: Job, machine: Machine, checkpoint_seconds: float) -> dict[Stage, float]:
-    """Seconds of each stage, as if nothing of it were there, and the teacher's loading apart."""
-    return {
+def seconds(job: Job, machine: Machine, due: Collection[Stage]) -> dict[Stage, float]:
+    """Seconds of each stage, as if nothing of it were there.
+
+    To the first of those that are `due` comes what comes once: imports, and the teacher where it is
+    met first. A GGUF that is unpacked is read, turned to float32 and written.
+    """
+    times: dict[Stage, float] = {
         "collect": _collecting(job, machine.teacher),
         "targets": _scoring(job, machine.teacher),
         "student": _starting(job, machine),
-        "train": _training(job, machine, checkpoint_seconds),
-        "control": _training(job, machine, checkpoint_seconds),
+        "train": _training(job, machine),
+        "control": _training(job, machine),
         "validate": _validating(job, machine),
         "export": 2 * job.student.parameters * 2 / machine.disk,
         "report": REPORT,
     }
-
-
-def starting_up(job: Job, machine: Machine, due: Collection[Stage]) -> dict[Stage, float]:
-    """Seconds that come once: imports in the first stage with a model, the teacher where first met.
-
-    A GGUF that is unpacked is read, turned to float32 and written.
-    """
-    unpacking = 8 * job.teacher.parameters / machine.disk if job.unpacked else 0.0
-    teacher = _load(job.teacher, machine.teacher) + unpacking
     first = next(stage for stage in ORDER if stage in due)
-    return {first: machine.imports + (teacher if first in ORDER[:3] else 0.0)}
+    times[first] += machine.imports
+    if first in ORDER[:3]:
+        unpacking = 8 * job.teacher.parameters / machine.disk if job.unpacked else 0.0
+        times[first] += _load(job.teacher, machine.teacher) + unpacking
+    return times
 
 
 def _load(shape: Shape, rates: Rates) -> float:
@@ -115,7 +114,7 @@ def _starting(job: Job, machine: Machine) -> float:
     return sum(passes) + saving
 
 
-def _training(job: Job, machine: Machine, checkpoint_seconds: float) -> float:
+def _training(job: Job, machine: Machine) -> float:
     """Optimizer steps, and beside them self-check, looks at held-out answers, checkpoints, export.
 
     The step's cost is measured at one micro-batch: its fixed part is the optimizer's, and tokens
@@ -139,7 +138,7 @@ def _training(job: Job, machine: Machine, checkpoint_seconds: float) -> float:
     looks = min(HELD_OUT_EXAMPLES, work.kept_back) * work.example_tokens
     looking = (HELD_OUT_TIMES + 1) * rates.score(shape.layers, looks)
     saving = 12 * shape.parameters / machine.disk
-    saves = learning // (checkpoint_seconds + saving)
+    saves = learning // (section.checkpoint_seconds + saving)
     export = 2 * shape.parameters / machine.disk
     return _load(shape, rates) + checking + learning + looking + saves * saving + export
 

@@ -197,14 +197,15 @@ class Disk:
     left: int
 
 
-def disk(job: Job, export_itemsize: int) -> dict[Stage, Disk]:
+def disk(job: Job) -> dict[Stage, Disk]:
     """What each stage adds to the run folder.
 
     A checkpoint is masters and two moments, 12·P; the next is written before it goes. Downloaded
     weights and unpacked ones, 4·P of the teacher, go into their caches.
     """
     work, p = job.work, job.student.parameters
-    final, state = export_itemsize * p, 12 * p
+    final = p * (2 if job.recipe.export.dtype == "bfloat16" else 4)
+    state = 12 * p
     fetched = job.download + (4 * job.teacher.parameters if job.unpacked else 0)
     answers = round(work.due * (ANSWER_ROW + ANSWER_TOKEN * work.answer_tokens)) + fetched
     targets = 0 if job.live else round(job.scored_tokens * _bytes_a_token(job))

@@ -25,7 +25,6 @@ from limbeck.models.shape import Shape
 from limbeck.models.weights import Weights
 from limbeck.preflight.memory import Job
 from limbeck.progress import Meter
-from limbeck.recipe import TrainSection
 from limbeck.records import Answer, Example, Message, Prompt, Sampling, Targets, Usage
 
 TABLE = 2**26  # numbers in the embedding of a probe: a larger vocabulary is cut, and scaled up
@@ -98,9 +97,9 @@ def product_rate(shape: Shape, tokens: int, dtype: torch.dtype) -> float:
     return 2 * tokens * shape.hidden * shape.inner / best
 
 
-def measure(job: Job, shape: Shape, section: TrainSection) -> Rates:
+def measure(job: Job, shape: Shape) -> Rates:
     """Time answering, scoring and learning at the job's batches with models of this shape."""
-    dtype = compute_dtype(section.precision)
+    dtype = compute_dtype(job.recipe.train.precision)
     product = product_rate(shape, 512, dtype)
     deep = min(LAYERS, max(2, LARGEST // shape.layer_parameters))
     vocabulary = min(shape.vocabulary, max(1024, TABLE // shape.hidden))
@@ -109,7 +108,7 @@ def measure(job: Job, shape: Shape, section: TrainSection) -> Rates:
     budget = SECONDS * product / (2 * 2 * shape.layer_parameters * deep)  # tokens, at half speed
     for layers in (1, deep):
         with _folder(shape.cut(layers), vocabulary) as folder:
-            timings = _Timings(job, folder, vocabulary, section, budget)
+            timings = _Timings(job, folder, vocabulary, budget)
             for name, rows in timings.all().items():
                 found.setdefault(name, {}).update({(layers, u): s for u, s in rows.items()})
     costs = {name: fit(rows, outside) for name, rows in found.items()}
@@ -119,11 +118,9 @@ def measure(job: Job, shape: Shape, section: TrainSection) -> Rates:
 class _Timings:
     """Seconds by units, of one probe."""
 
-    def __init__(
-        self, job: Job, folder: Path, vocabulary: int, section: TrainSection, tokens: float
-    ) -> None:
+    def __init__(self, job: Job, folder: Path, vocabulary: int, tokens: float) -> None:
         self.job, self.folder, self.vocabulary = job, folder, vocabulary
-        self.section, self.tokens = section, tokens
+        self.section, self.tokens = job.recipe.train, tokens
         self.rng = np.random.default_rng(0)
 
     def all(self) -> dict[str, dict[float, float]]:
