@@ -122,7 +122,9 @@ class BudgetSection(Section):
 class PromptsSection(Section):
     """What is asked."""
 
-    source: str = Field(description=".jsonl, .csv, .parquet, .txt, or hub:OWNER/NAME[:SPLIT]")
+    source: str = Field(
+        description=".jsonl, .csv, .parquet, .txt, or hub:OWNER/NAME[@REVISION][:SPLIT]"
+    )
     field: str | None = Field(
         default=None, description="column with the prompt; default: prompt, messages"
     )
