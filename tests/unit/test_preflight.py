@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from limbeck.preflight.memory import BASE, Job, activations, disk, memory
 from limbeck.preflight.work import Work, count
 from limbeck.recipe import Recipe, parse_recipe
 from limbeck.run import Run, Stage, open_run
+from provider import Behaviour, Provider
 from small import asked, load, network, prompts, save
 
 LLAMA: dict[str, Any] = {
@@ -499,3 +500,75 @@ def test_a_teacher_on_the_hub_is_known_by_its_headers(
     assert not list(tmp_path.rglob("*.safetensors"))
     assert find("someone/tiny").licence == "mit"
     assert headers_on_hub("someone/tiny", None) is None, "the weights are here now"
+
+
+# -- a teacher behind a service ----------------------------------------------------------------
+
+
+@pytest.fixture
+def asks(tmp_path: Path) -> Iterator[Callable[..., Recipe]]:
+    """`asks(limit=80, dollars=…)`: a recipe for a provider on loopback; answers are shared."""
+    source, permission = tmp_path / "prompts.jsonl", tmp_path / "permission.toml"
+    rows = [{"prompt": f"What is the square of {n}, and of {n + 7}?"} for n in range(200)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    permission.write_text(
+        'teacher = "teacher"\nallowed_by = "us"\nuntil = 2999-12-31\npurpose = "product"\n'
+    )
+    with Provider(Behaviour()) as provider:
+
+        def made(limit: int, **budget: float) -> Recipe:
+            table: dict[str, Any] = {
+                "teacher": {"model": "teacher", "url": provider.url, "max_tokens": 64},
+                "prompts": {"source": str(source), "limit": limit, "near_duplicates": 1.0},
+                "student": {"layers": 2},
+                "train": {"steps": 1},
+                "permit": {"permission": str(permission)},
+                "budget": {"input": 2.0, "output": 8.0, **budget},
+            }
+            table["teacher"]["answers"] = str(tmp_path / "answers.sqlite")
+            return parse_recipe({"name": "asks", **table})
+
+        made.provider = provider  # pyright: ignore[reportFunctionMemberAccess]
+        yield made
+
+
+def test_a_service_s_answers_cost_what_was_said(
+    asks: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_run(asks(60), tmp_path / "some") as run:
+        Walk(run).until("collect")
+    counts = asks.provider.counts
+    before = (counts.requests, counts.tokens_in, counts.tokens_out)
+    folder = tmp_path / "all"
+    capsys.readouterr()
+    rehearse(asks(200), folder, as_json=True)
+    found = told(capsys)
+    assert counts.requests == before[0] and not folder.exists()
+    assert found["asking"]["questions"] == 140
+    assert found["totals"]["seconds"] is None
+    with open_run(asks(200), folder) as run:
+        Walk(run).until("collect")
+    cost = 2e-6 * (counts.tokens_in - before[1]) + 8e-6 * (counts.tokens_out - before[2])
+    assert found["totals"]["dollars"] == pytest.approx(cost, rel=0.25)
+    assert found["asking"]["most_dollars"] > cost
+    capsys.readouterr()
+    rehearse(asks(200), folder, as_json=True)
+    again = told(capsys)
+    assert again["stages"][-1]["done"] and again["totals"]["dollars"] == 0
+
+
+@pytest.mark.parametrize("cap", ["dollars", "tokens"])
+def test_a_budget_that_will_not_do_is_refused(
+    asks: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], cap: str
+) -> None:
+    whole = {"dollars": 1.0, "tokens": 10**6}[cap]
+    rehearse(asks(200, **{cap: whole}), tmp_path / "run", as_json=True)
+    needed = told(capsys)["asking"][cap]
+    third = {cap: round(needed / 3, 6) if cap == "dollars" else int(needed / 3)}
+    with pytest.raises(GateError, match=rf"about [\d.]+ {cap}, .* or with prompts.limit") as error:
+        rehearse(asks(200, **third), tmp_path / "run", as_json=False)
+    change = dict(re.findall(r"([a-z]+\.[a-z]+) = ([\d.]+)(?=, or|\.$)", str(error.value)))
+    assert float(change[f"budget.{cap}"]) >= needed
+    assert 55 <= int(change["prompts.limit"]) <= 67
+    rehearse(asks(int(change["prompts.limit"]), **third), tmp_path / "run", as_json=False)
+    assert asks.provider.counts.requests == 0
