@@ -90,7 +90,7 @@ class Rehearsal(Walk):
 
     def __init__(self, run: Run, scratch: Path) -> None:
         super().__init__(run)
-        self.done: dict[Stage, bool] = {}
+        self.done: dict[Stage, bool] = dict.fromkeys(STAGES, False)
         self.scratch = scratch
 
     @cached_property
@@ -117,7 +117,7 @@ class Rehearsal(Walk):
         """Find whether each stage is done: by its own key, as the real walk decides it."""
         gate.gate(self.permission)
         check(self.recipe, self.terms, self.base.licence if self.base else None)
-        self.done = dict.fromkeys(STAGES, False) | {"permit": True, "targets": self.live}
+        self.done |= {"permit": True, "targets": self.live}
         for stage in STAGES[1:]:
             getattr(self, stage)()
             if stage == "prompts" and not self.done[stage]:

@@ -13,8 +13,9 @@ from math import ceil, log
 
 from limbeck.models.protocol import SCORE_TOKENS
 from limbeck.models.shape import Shape
-from limbeck.preflight.memory import Job
+from limbeck.preflight.memory import Job, learnt_parameters
 from limbeck.preflight.probe import Rates
+from limbeck.preflight.work import Work
 from limbeck.run import Stage
 from limbeck.train.batch import steps, steps_per_epoch
 from limbeck.train.learner import HELD_OUT_EXAMPLES, HELD_OUT_TIMES
@@ -57,7 +58,7 @@ def seconds(job: Job, machine: Machine, due: Collection[Stage]) -> dict[Stage, f
         "export": 2 * job.student.parameters * 2 / machine.disk,
         "report": REPORT,
     }
-    first = next(stage for stage in ORDER if stage in due)
+    first: Stage = next(stage for stage in ORDER if stage in due)
     times[first] += machine.imports
     if first in ORDER[:3]:
         unpacking = 8 * job.teacher.parameters / machine.disk if job.unpacked else 0.0
@@ -66,7 +67,7 @@ def seconds(job: Job, machine: Machine, due: Collection[Stage]) -> dict[Stage, f
 
 
 def _load(shape: Shape, rates: Rates) -> float:
-    return rates.load(shape.layers, 0)
+    return rates.load(shape.layers, 1)
 
 
 def _answering(shape: Shape, rates: Rates, job: Job, prompts: int, batch: int, most: int) -> float:
@@ -76,12 +77,12 @@ def _answering(shape: Shape, rates: Rates, job: Job, prompts: int, batch: int, m
     m·(1 + ln n), at most `most`. A step costs a fixed part and one for every live row, and the live
     rows of all steps are the tokens that are written.
     """
-    total = 0.0
+    total, own = 0.0, job.work.prompt_tokens - job.work.shared
     for start in range(0, prompts, batch):
         rows = min(batch, prompts - start)
         written = min(job.work.answer_tokens, most)
         longest = min(most, written * (1 + log(rows)))
-        total += rates.prefill(shape.layers, rows * job.work.prompt_tokens)
+        total += rates.prefill(shape.layers, rows * own)
         total += longest * rates.decode(shape.layers, rows * written / longest)
     return total
 
@@ -92,15 +93,15 @@ def _collecting(job: Job, rates: Rates) -> float:
     return _answering(job.teacher, rates, job, job.work.due, section.batch_size, most)
 
 
-def _scored(shape: Shape, rates: Rates, tokens: float) -> float:
-    """Answers scored in full batches of SCORE_TOKENS tokens."""
-    whole = ceil(tokens / SCORE_TOKENS)
-    return whole * rates.score(shape.layers, tokens / whole) if whole else 0.0
+def _scored(shape: Shape, rates: Rates, work: Work, answers: int) -> float:
+    """Answers scored in batches of SCORE_TOKENS tokens, prompts padded."""
+    a_batch = max(1, int(SCORE_TOKENS / (work.padded_prompt + work.kept_tokens)))
+    batches = ceil(answers / a_batch)
+    return batches * rates.score(shape.layers, answers / batches) if batches else 0.0
 
 
 def _scoring(job: Job, rates: Rates) -> float:
-    rows = job.work.examples + job.work.kept_back
-    return _scored(job.teacher, rates, rows * job.work.example_tokens)
+    return _scored(job.teacher, rates, job.work, job.work.examples + job.work.kept_back)
 
 
 def _starting(job: Job, machine: Machine) -> float:
@@ -109,9 +110,8 @@ def _starting(job: Job, machine: Machine) -> float:
     saving = 4 * job.student.parameters / machine.disk + _load(job.teacher, rates)
     if job.recipe.student.base != "teacher":
         return saving
-    tokens = job.calibration * job.work.example_tokens
-    passes = ((1 + SHORTLIST) * rates.score(kept, tokens) for kept in range(left + 1, there + 1))
-    return sum(passes) + saving
+    dropping = (rates.score(kept, job.calibration) for kept in range(left + 1, there + 1))
+    return (1 + SHORTLIST) * sum(dropping) + saving
 
 
 def _training(job: Job, machine: Machine) -> float:
@@ -132,12 +132,13 @@ def _training(job: Job, machine: Machine) -> float:
         read = [sum(map(len, step)) * tokens for step in islice(order, count)]
         learning = sum(rates.step(shape.layers, step) for step in read)
         if job.live:
-            learning += _scored(job.teacher, machine.teacher, sum(read))
+            rows = round(sum(read) / tokens)
+            learning += _scored(job.teacher, machine.teacher, work, rows)
     few = min(EXAMPLES, len(lengths)) * tokens
     checking = (2 * EXAMPLES + 1) * rates.step(shape.layers, few / EXAMPLES)
-    looks = min(HELD_OUT_EXAMPLES, work.kept_back) * work.example_tokens
+    looks = min(HELD_OUT_EXAMPLES, work.kept_back)
     looking = (HELD_OUT_TIMES + 1) * rates.score(shape.layers, looks)
-    saving = 12 * shape.parameters / machine.disk
+    saving = 12 * learnt_parameters(job) / machine.disk
     saves = learning // (section.checkpoint_seconds + saving)
     export = 2 * shape.parameters / machine.disk
     return _load(shape, rates) + checking + learning + looking + saves * saving + export
@@ -147,16 +148,15 @@ def _validating(job: Job, machine: Machine) -> float:
     """Distributions of three models, greedy answers, likelihoods, a race and the bootstrap."""
     recipe, work = job.recipe, job.work
     speakers = ((job.teacher, machine.teacher), *(2 * [(job.student, machine.student)]))
-    tokens = work.kept_back * work.example_tokens
     answered = min(recipe.validate_.prompts, work.kept_back)
     sampling = recipe.teacher.sampling(0)
     batch, most = recipe.teacher.batch_size, sampling.max_tokens
     total = 0.0
     for number, (shape, rates) in enumerate(speakers):
-        total += _load(shape, rates) + _scored(shape, rates, tokens)
+        total += _load(shape, rates) + _scored(shape, rates, work, work.kept_back)
         if number or sampling.temperature > 0:
             total += _answering(shape, rates, job, answered, batch, most)
-    total += _scored(job.teacher, machine.teacher, 3 * answered * work.example_tokens)
+    total += _scored(job.teacher, machine.teacher, work, 3 * answered)
     raced = max(1, min(RACE_PROMPTS, answered // RACE_BATCHES))
     short = min(RACE_TOKENS, most)
     for shape, rates in speakers[:2]:

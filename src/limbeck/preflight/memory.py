@@ -133,17 +133,28 @@ def _starting(job: Job, teacher: int) -> int:
 def _training(job: Job) -> int:
     """Weights, gradients, moments, activations and logits of one micro-batch, and all targets.
 
-    16·P in float32 (weights 4, gradients 4, moments 8), 18·P in bfloat16 (weights 2, masters 4,
-    gradients 4, moments 8). A live teacher stays beside, and has its own logits and no targets.
+    With A learnt parameters, all P or those of adapters, 12·A are gradients and moments in float32,
+    and P·b weights; in bfloat16 another 4·A are masters. A live teacher stays beside, and has its
+    own logits and no targets.
     """
-    states = (18 if job.itemsize < 4 else 16) * job.student.parameters
-    learnt = job.micro_tokens * job.work.kept_tokens / max(1.0, job.work.example_tokens)
-    logits = logits_bytes(learnt, job.student, job.itemsize)
+    learnt, wide = learnt_parameters(job), 12 if job.itemsize == 4 else 16
+    states = wide * learnt + job.itemsize * job.student.parameters
+    tokens = job.micro_tokens * job.work.kept_tokens / max(1.0, job.work.example_tokens)
+    logits = logits_bytes(tokens, job.student, job.itemsize)
     size = states + _kept(job) + logits
     if job.live:
         layer = _in_layer(job.teacher, job.micro_tokens * job.itemsize)
         return size + job.teacher.parameters * job.itemsize + layer + logits
     return size + round(job.scored_tokens * _bytes_a_token(job))
+
+
+def learnt_parameters(job: Job) -> int:
+    """P, or those of low-rank adapters beside every matrix of the layers: rank·(rows + columns)."""
+    shape, rank = job.student, getattr(job.recipe.train, "lora_rank", None)
+    if rank is None:
+        return shape.parameters
+    heads = (shape.heads + shape.kv_heads) * shape.head_dim
+    return shape.layers * rank * (7 * shape.hidden + 3 * shape.inner + 2 * heads)
 
 
 def _kept(job: Job) -> int:
@@ -200,12 +211,12 @@ class Disk:
 def disk(job: Job) -> dict[Stage, Disk]:
     """What each stage adds to the run folder.
 
-    A checkpoint is masters and two moments, 12·P; the next is written before it goes. Downloaded
+    A checkpoint is masters and two moments, 12·A; the next is written before it goes. Downloaded
     weights and unpacked ones, 4·P of the teacher, go into their caches.
     """
     work, p = job.work, job.student.parameters
     final = p * (2 if job.recipe.export.dtype == "bfloat16" else 4)
-    state = 12 * p
+    state = 12 * learnt_parameters(job)
     fetched = job.download + (4 * job.teacher.parameters if job.unpacked else 0)
     answers = round(work.due * (ANSWER_ROW + ANSWER_TOKEN * work.answer_tokens)) + fetched
     targets = 0 if job.live else round(job.scored_tokens * _bytes_a_token(job))

@@ -1,19 +1,20 @@
 """Ten seconds of this machine: the rooms' own code timed on networks of a few layers.
 
 The networks are Llamas of the model's sizes with random weights, one of a single layer and one of
-several, so that a line through the two gives any number of layers. What is timed is what will run:
-`LocalModel.generate` and `score`, and `Learner.learn`.
+several, so that a line through the two gives any number of layers. What is timed is what will run,
+`LocalModel.generate` and `score` and `Learner.learn`, in batches as large as the recipe's if they
+take no more than a second.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter as _now
 from typing import Any, cast
 
 import numpy as np
@@ -28,24 +29,25 @@ from limbeck.progress import Meter
 from limbeck.records import Answer, Example, Message, Prompt, Sampling, Targets, Usage
 
 TABLE = 2**26  # numbers in the embedding of a probe: a larger vocabulary is cut, and scaled up
-LAYERS, LARGEST = 6, 2**28  # layers of the deeper probe, and parameters in them
-SECONDS = 0.6  # that the longest single timing should take
-STEPS = 4  # decoding steps that are timed
+LAYERS, LARGEST = 4, 2**28  # layers of the deeper probe, and parameters in them
+SECONDS = 0.8  # that the longest single timing should take
+SMALL = 8  # times smaller is the second batch that is timed
+STEPS = 6  # decoding steps that are timed
+SURE = 20.0  # of the last norm: as in a trained model, few tokens have most of the chance
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of something: fixed, for each layer, for each unit, and for each of both."""
+    """Seconds of something: for each layer, for each unit, and for each of both."""
 
-    fixed: float
     layer: float
     unit: float
     both: float
 
     def __call__(self, layers: float, units: float) -> float:
         """Seconds for so many layers and units."""
-        return self.fixed + self.layer * layers + (self.unit + self.both * layers) * units
+        return self.layer * layers + (self.unit + self.both * layers) * units
 
 
 def fit(seconds: Mapping[tuple[int, float], float], outside: float = 1.0) -> Cost:
@@ -55,11 +57,11 @@ def fit(seconds: Mapping[tuple[int, float], float], outside: float = 1.0) -> Cos
     """
     from scipy.optimize import nnls
 
-    rows = np.array([[1, n, u, n * u] for n, u in seconds], np.float64)
-    scale = np.where(rows.max(0) > 0, rows.max(0), 1)  # of like size, and none 0
+    rows = np.array([[n, u, n * u] for n, u in seconds], np.float64)
+    scale = rows.max(0)  # else their sizes differ by thousands
     found, _ = nnls(rows / scale, np.array(list(seconds.values())))
-    fixed, layer, unit, both = (found / scale).tolist()
-    return Cost(fixed * outside, layer, unit * outside, both)
+    layer, unit, both = (found / scale).tolist()
+    return Cost(layer, unit * outside, both)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,8 @@ class Rates:
     """What was measured, for models of one shape.
 
     `product`: floating-point operations a second of a matrix product at this shape. Costs: `load`
-    of a model; `score` a token of prompt and answer; `prefill` a token; `decode` a live row, for
-    one step; `step` a token of an optimizer step.
+    of one model; `score` of an answer; `prefill` of a token, those that all prompts share apart;
+    `decode` of a live row, for one step; `step` of a token of an optimizer step.
     """
 
     product: float
@@ -82,11 +84,11 @@ class Rates:
 def disk_rate(folder: Path, size: int = 2**26) -> float:
     """Bytes a second that are written to `folder` for good."""
     with tempfile.TemporaryFile(dir=folder) as file:
-        began = time.perf_counter()
+        began = _now()
         file.write(os.urandom(2**20) * (size >> 20))
         file.flush()
         os.fsync(file.fileno())
-        return size / (time.perf_counter() - began)
+        return size / (_now() - began)
 
 
 def product_rate(shape: Shape, tokens: int, dtype: torch.dtype) -> float:
@@ -106,9 +108,9 @@ def measure(job: Job, shape: Shape) -> Rates:
     outside = shape.vocabulary / vocabulary
     found: dict[str, dict[tuple[int, float], float]] = {}
     budget = SECONDS * product / (2 * 2 * shape.layer_parameters * deep)  # tokens, at half speed
-    for layers in (1, deep):
+    for layers, batches in ((1, 1), (deep, 2)):
         with _folder(shape.cut(layers), vocabulary) as folder:
-            timings = _Timings(job, folder, vocabulary, budget)
+            timings = _Timings(job, folder, vocabulary, budget, batches)
             for name, rows in timings.all().items():
                 found.setdefault(name, {}).update({(layers, u): s for u, s in rows.items()})
     costs = {name: fit(rows, outside) for name, rows in found.items()}
@@ -116,57 +118,60 @@ def measure(job: Job, shape: Shape) -> Rates:
 
 
 class _Timings:
-    """Seconds by units, of one probe."""
+    """Seconds by units, of one probe: in one batch of about `tokens`, or in a small one too."""
 
-    def __init__(self, job: Job, folder: Path, vocabulary: int, tokens: float) -> None:
+    def __init__(
+        self, job: Job, folder: Path, vocabulary: int, tokens: float, batches: int
+    ) -> None:
         self.job, self.folder, self.vocabulary = job, folder, vocabulary
-        self.section, self.tokens = job.recipe.train, tokens
+        self.section, self.tokens, self.batches = job.recipe.train, tokens, batches
         self.rng = np.random.default_rng(0)
 
     def all(self) -> dict[str, dict[float, float]]:
-        began = time.perf_counter()
+        began = _now()
         weights = Weights("probe", self.folder, None, "probe", None, "")
         model = LocalModel(weights, precision=self.section.precision, batch_size=1 << 20)
-        loading = time.perf_counter() - began
+        loading = _now() - began
         model.stops = ()
         prefill, decode = self.generate(model)
         score = self.score(model)
         del model
         return {
-            "load": {0.0: loading},
+            "load": {1.0: loading},
             "score": score,
             "prefill": prefill,
             "decode": decode,
             "step": self.learn(),
         }
 
+    def rows(self, tokens: float, length: float, most: int) -> list[int]:
+        """Rows of a batch of about so many tokens, the largest first."""
+        large = max(1, min(most, round(tokens / length)))
+        return sorted({large, max(1, large // SMALL)}, reverse=True)[: self.batches]
+
     def generate(self, model: LocalModel) -> tuple[dict[float, float], dict[float, float]]:
         """Prefill by tokens read, and one step by live rows."""
         work, prefill, decode = self.job.work, {}, {}
-        most = min(self.job.recipe.teacher.batch_size, max(1, work.prompts))
-        length = round(work.prompt_tokens + work.answer_tokens / 2)  # a step half-way
-        most = max(1, min(most, round(self.tokens / length)))
+        length = round(work.prompt_tokens + work.answer_tokens / 2)  # as in a step half-way
         sampling = self.job.recipe.teacher.sampling(0)
-        for rows in sorted({most, max(1, most // 4)}):
+        for rows in self.rows(self.tokens, length, self.job.recipe.teacher.batch_size):
             prompts = [self.prompt(length) for _ in range(rows)]
-
-            def answer(tokens: int, prompts: Sequence[Prompt] = prompts) -> None:
-                drawn = Sampling(tokens, sampling.temperature, sampling.top_p)
-                for _ in model.generate(prompts, drawn):
+            drawn = Sampling(1 + STEPS, sampling.temperature, sampling.top_p)
+            took: list[list[float]] = []
+            for _ in range(2):
+                at = [_now()]
+                for _ in model.generate(prompts, drawn, lambda _, at=at: at.append(_now())):
                     pass
-
-            answer(1)
-            read = _timed(lambda: answer(1))
-            prefill[float(rows * length)] = read
-            decode[float(rows)] = max(0.0, _timed(lambda: answer(1 + STEPS)) - read) / STEPS
+                took.append(np.diff(at).tolist())
+            prefill[float(rows * (length - work.shared))] = took[1][0]
+            decode[float(rows)] = float(np.median([one[1:] for one in took]))
         return prefill, decode
 
     def score(self, model: LocalModel) -> dict[float, float]:
-        """One batch, by its tokens."""
-        work, timings = self.job.work, {}
-        length, learnt = round(work.prompt_tokens), max(1, round(work.kept_tokens))
-        most = max(2, round(min(self.tokens, SCORE_TOKENS) / (length + learnt)))
-        for rows in (max(1, most // 2), most):
+        """One batch, by its answers; prompts are as long as the longest of a batch."""
+        timings: dict[float, float] = {}
+        length, learnt = self.job.work.padded_prompt, max(1, round(self.job.work.kept_tokens))
+        for rows in self.rows(min(self.tokens, SCORE_TOKENS), length + learnt, 1 << 20):
             asked = [self.asked(length, learnt) for _ in range(rows)]
 
             def once(asked: Sequence[Asked] = asked) -> None:
@@ -174,7 +179,7 @@ class _Timings:
                     pass
 
             once()
-            timings[float(rows * (length + learnt))] = _timed(once)
+            timings[float(rows)] = min(_timed(once), _timed(once))
         return timings
 
     def learn(self) -> dict[float, float]:
@@ -183,12 +188,13 @@ class _Timings:
 
         work, timings = self.job.work, {}
         length, learnt = round(work.prompt_tokens), max(1, round(work.kept_tokens))
-        most = max(2, round(min(self.tokens / 3, self.job.micro_tokens) / (length + learnt)))
-        examples = [self.example(length, learnt) for _ in range(most)]
+        tokens = min(self.tokens / 3, self.job.micro_tokens)
+        sizes = self.rows(tokens, length + learnt, 1 << 20)
+        examples = [self.example(length, learnt) for _ in range(sizes[0])]
         section = self.section.model_copy(update={"batch_tokens": 1 << 30})
         silent = cast(Meter, _Silent())
         learner = Learner(Lesson("student", self.folder, examples, (), section, 0, 1 << 20))
-        for rows in (most, max(1, most // 2)):
+        for rows in sizes:
             step = [list(range(rows))]
 
             def once(step: list[list[int]] = step) -> None:
@@ -233,9 +239,9 @@ class _Silent:
 
 
 def _timed(once: Callable[[], Any]) -> float:
-    began = time.perf_counter()
+    began = _now()
     once()
-    return time.perf_counter() - began
+    return _now() - began
 
 
 @contextmanager
@@ -262,6 +268,8 @@ def _folder(shape: Shape, vocabulary: int) -> Iterator[Path]:
         pad_token_id=None,
     )
     with tempfile.TemporaryDirectory(prefix="limbeck-") as name:
-        LlamaForCausalLM(config).save_pretrained(name)
+        network = LlamaForCausalLM(config)
+        network.model.norm.weight.data.fill_(SURE)  # pyright: ignore
+        network.save_pretrained(name)
         tokenizer.save_pretrained(name)
         yield Path(name)

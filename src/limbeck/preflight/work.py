@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from limbeck.models.protocol import SCORE_TOKENS
 from limbeck.models.tokenizer import ChatTokenizer
 from limbeck.recipe import Recipe
 from limbeck.records import Answer, Prompt
@@ -20,8 +21,9 @@ KEPT, LENGTH, KEPT_LENGTH = 0.8, 0.6, 0.5
 class Work:
     """Numbers of rows, and mean tokens of a row. `due` are the prompts without an answer yet.
 
-    `shared` are the tokens that all prompts begin with, which are read once. `counted` says whether
-    lengths and shares of answers are those of stored answers.
+    `padded_prompt` is the longest of a batch that is scored. `shared` are the tokens that all
+    prompts begin with, which are read once. `counted` says whether lengths and shares of answers
+    are those of stored answers.
     """
 
     prompts: int
@@ -29,6 +31,7 @@ class Work:
     held_out: int
     prompt_tokens: float
     longest_prompt: int
+    padded_prompt: int
     shared: int
     answer_tokens: float
     kept_tokens: float
@@ -74,18 +77,27 @@ def count(
     kept = [len(a.token_ids) for a in answers if a.outcome == "kept"]
     counted = bool(kept)
     every = [len(a.token_ids) for a in answers]
+    kept_tokens = sum(kept) / len(kept) if counted else KEPT_LENGTH * longest
+    mean = sum(lengths) / max(1, len(lengths))
     return Work(
         prompts=round(len(prompts) * scale),
         due=round((len(prompts) - len(answers)) * scale),
         held_out=round(sum(p.split == "held_out" for p in prompts) * scale),
-        prompt_tokens=sum(lengths) / max(1, len(lengths)),
+        prompt_tokens=mean,
         longest_prompt=max(lengths, default=0),
+        padded_prompt=_padded(lengths, max(1, int(SCORE_TOKENS / (mean + kept_tokens)))),
         shared=_shared(rows),
         answer_tokens=sum(every) / len(every) if counted else LENGTH * longest,
-        kept_tokens=sum(kept) / len(kept) if counted else KEPT_LENGTH * longest,
+        kept_tokens=kept_tokens,
         kept=len(kept) / len(every) if counted else KEPT,
         counted=counted,
     )
+
+
+def _padded(lengths: Sequence[int], batch: int) -> int:
+    """The mean of the longest of each batch."""
+    longest = [max(lengths[at : at + batch]) for at in range(0, len(lengths), batch)]
+    return round(sum(longest) / max(1, len(longest)))
 
 
 def _shared(rows: Sequence[list[int]]) -> int:
