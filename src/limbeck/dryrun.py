@@ -189,6 +189,7 @@ def _of_weights(walk: Rehearsal) -> Plan:
         for stage in STAGES
     ]
     facts = {"free": asdict(free), "machine": machine, "work": asdict(job.work)}
+    facts["download"] = job.download
     return Plan(rows, lacking.disk, problem, facts, _remarks(facts))
 
 
@@ -373,6 +374,9 @@ def _remarks(facts: dict[str, Any]) -> list[str]:
             f"{machine['precision']} products, {machine['disk_bytes_per_s'] / 1e6:,.0f} MB/s to "
             f"disk, {machine['threads']} threads"
         )
+    if facts["download"]:
+        size = gigabytes(facts["download"])
+        lines.append(f"{'download':>9}  {size} from the hub come first; their time is not counted")
     how = "as the stored answers have it" if work["counted"] else "assumed: no answer is there yet"
     lines.append(
         f"{'answers':>9}  {work['answer_tokens']:.0f} tokens on average, {work['kept']:.0%} kept "
