@@ -9,8 +9,8 @@ are, and by which settings all train.
 
 from __future__ import annotations
 
+import functools
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from peak import peak_gb
 
 from limbeck.collect.targets import Binding, TargetsFolder
 from limbeck.models.local import LocalModel, compute_dtype
@@ -164,10 +165,15 @@ class Trl:
         return self.trainer.model
 
 
+@functools.cache
+def _judge(folder: str) -> LocalModel:
+    return LocalModel(find(folder))
+
+
 @torch.no_grad()
 def held_out_kl(job: dict[str, Any], network: Any) -> float:
     """Dense forward KL from the teacher, in nats a token, on the held-out rows' answers."""
-    teacher = LocalModel(find(job["teacher"]))
+    teacher = _judge(job["teacher"])
     total, count = 0.0, 0
     was_training, network = network.training, network.eval()
     for prompt, answer in asked(job["held_out"], teacher.tokenizer):
@@ -265,8 +271,7 @@ def main() -> None:
 
 
 def _tell(**facts: float) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    sys.__stdout__.write(json.dumps({**facts, "peak_gb": peak}) + "\n")  # pyright: ignore[reportOptionalMemberAccess]
+    sys.__stdout__.write(json.dumps({**facts, "peak_gb": peak_gb()}) + "\n")  # pyright: ignore[reportOptionalMemberAccess]
     sys.__stdout__.flush()  # pyright: ignore[reportOptionalMemberAccess]
 
 
