@@ -167,13 +167,13 @@ def rehearse(recipe: Recipe, folder: Path, as_json: bool) -> None:
 
 def _of_weights(walk: Rehearsal) -> Plan:
     due: frozenset[Stage] = frozenset(stage for stage in STAGES if not walk.done[stage])
-    job, reading, imports = _job(walk)
+    job, reading, took = _job(walk)
     free, lacking = Free(_free_memory(), free_disk(walk.folder)), need(job, due)
     problem = None if lacking.fits(free) else refusal(job, due, free)
     seconds: dict[Stage, float] = {"permit": 0.0, "prompts": reading}
     machine = None
     if problem is None and due & MEASURED:
-        machine, found = _measured(job, imports, due)
+        machine, found = _measured(job, took, due)
         seconds |= found
     peaks, added = memory(job, due), disk(job)
     rows = [
@@ -193,8 +193,8 @@ def _of_weights(walk: Rehearsal) -> Plan:
     return Plan(rows, lacking.disk, problem, facts, _remarks(facts))
 
 
-def _job(walk: Rehearsal) -> tuple[Job, float, float]:
-    """The job, and the seconds that prompts took to read and libraries to import."""
+def _job(walk: Rehearsal) -> tuple[Job, float, dict[str, float]]:
+    """The job, and the seconds that prompts, and that libraries and the teacher's header took."""
     began = time.perf_counter()
     prompts, scale = _prompts(walk)
     read = (time.perf_counter() - began) * scale
@@ -208,7 +208,9 @@ def _job(walk: Rehearsal) -> tuple[Job, float, float]:
     place = models.place_of(walk.weights)
     tokenizer = ChatTokenizer(place) if place.exists() else None
     answers = walk.answers if walk.done["prompts"] else []
+    began = time.perf_counter()
     shape = read_shape(walk.weights, walk.remote.tensors if walk.remote else None)
+    took = {"imports": imports, "header": time.perf_counter() - began}
     base = walk.remote_base
     job = Job(
         recipe=walk.recipe,
@@ -222,7 +224,7 @@ def _job(walk: Rehearsal) -> tuple[Job, float, float]:
         unpacked=tokenizer is None and walk.weights.file is not None,
         download=sum(found.size for found in (walk.remote, base) if found),
     )
-    return job, read, imports
+    return job, read, took
 
 
 def _prompts(walk: Rehearsal) -> tuple[Sequence[Prompt], float]:
@@ -252,7 +254,7 @@ def _rows(path: Path) -> int:
 
 
 def _measured(
-    job: Job, imports: float, due: frozenset[Stage]
+    job: Job, took: dict[str, float], due: frozenset[Stage]
 ) -> tuple[dict[str, Any], dict[Stage, float]]:
     """What was measured of this machine, and the seconds of each stage."""
     import torch
@@ -263,7 +265,8 @@ def _measured(
     teacher = probe.measure(job, job.teacher)
     same = job.recipe.student.base == "teacher"
     student = teacher if same else probe.measure(job, job.student)
-    machine = cost.Machine(teacher, student, probe.disk_rate(Path(tempfile.gettempdir())), imports)
+    rate = probe.disk_rate(Path(tempfile.gettempdir()))
+    machine = cost.Machine(teacher, student, rate, **took)
     told = {
         "product_flops": teacher.product,
         "disk_bytes_per_s": machine.disk,

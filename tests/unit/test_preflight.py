@@ -349,14 +349,14 @@ def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_cost_is_recovered_from_its_timings() -> None:
-    wanted = probe.Cost(0.03, 0.002, 0.0001)
-    at = [(1, 400.0), (4, 50.0), (4, 400.0)]
+    wanted = probe.Cost(0.3, 0.0, 0.002, 0.0001)
+    at = [(1, 50.0), (1, 400.0), (4, 50.0), (4, 400.0)]
     found = probe.fit({(n, u): wanted(n, u) for n, u in at})
     assert found(30, 1000) == pytest.approx(wanted(30, 1000))
     scaled = probe.fit({(n, u): wanted(n, u) for n, u in at}, outside=3.0)
-    assert scaled(30, 1000) - found(30, 1000) == pytest.approx(2 * 0.002 * 1000)
+    assert scaled(30, 1000) - found(30, 1000) == pytest.approx(2 * (0.3 + 0.002 * 1000))
     noisy = probe.fit({(1, 1.0): 2.0, (6, 1.0): 1.0})
-    assert min(noisy.layer, noisy.unit, noisy.both) >= 0
+    assert min(noisy.fixed, noisy.layer, noisy.unit, noisy.both) >= 0
 
 
 # -- the dry run -------------------------------------------------------------------------------

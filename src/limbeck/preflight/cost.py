@@ -26,6 +26,7 @@ from limbeck.validate.measure import RACE_BATCHES, RACE_PROMPTS, RACE_TOKENS
 ORDER: tuple[Stage, ...] = ("collect", "targets", "student", "train", "control", "validate")
 RESAMPLED = 3e-8  # seconds a prompt, resample and metric of the bootstrap
 METRICS = 7
+HEADERS, DEQUANTISED = 4, 8e-8  # readings of a GGUF to unpack it, and seconds a parameter beside
 REPORT = 1.5
 
 
@@ -33,20 +34,22 @@ REPORT = 1.5
 class Machine:
     """What was measured: for the teacher's shape, for the student's, and of the disk.
 
-    `imports` are the seconds until torch and transformers are there.
+    `imports` are the seconds until torch and transformers are there, `header` those that the
+    teacher's takes to read.
     """
 
     teacher: Rates
     student: Rates
     disk: float
     imports: float
+    header: float
 
 
 def seconds(job: Job, machine: Machine, due: Collection[Stage]) -> dict[Stage, float]:
     """Seconds of each stage, as if nothing of it were there.
 
     To the first of those that are `due` comes what comes once: imports, and the teacher where it is
-    met first. A GGUF that is unpacked is read, turned to float32 and written.
+    met first. A GGUF that is unpacked is read again and again, turned to float32 and written.
     """
     times: dict[Stage, float] = {
         "collect": _collecting(job, machine.teacher),
@@ -61,8 +64,10 @@ def seconds(job: Job, machine: Machine, due: Collection[Stage]) -> dict[Stage, f
     first: Stage = next(stage for stage in ORDER if stage in due)
     times[first] += machine.imports
     if first in ORDER[:3]:
-        unpacking = 8 * job.teacher.parameters / machine.disk if job.unpacked else 0.0
-        times[first] += _load(job.teacher, machine.teacher) + unpacking
+        times[first] += _load(job.teacher, machine.teacher)
+        if job.unpacked:
+            a_parameter = DEQUANTISED + 8 / machine.disk
+            times[first] += HEADERS * machine.header + job.teacher.parameters * a_parameter
     return times
 
 

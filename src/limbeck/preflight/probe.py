@@ -39,15 +39,16 @@ TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of something: for each layer, for each unit, and for each of both."""
+    """Seconds of something: fixed, for each layer, for each unit, and for each of both."""
 
+    fixed: float
     layer: float
     unit: float
     both: float
 
     def __call__(self, layers: float, units: float) -> float:
         """Seconds for so many layers and units."""
-        return self.layer * layers + (self.unit + self.both * layers) * units
+        return self.fixed + self.layer * layers + (self.unit + self.both * layers) * units
 
 
 def fit(seconds: Mapping[tuple[int, float], float], outside: float = 1.0) -> Cost:
@@ -57,11 +58,11 @@ def fit(seconds: Mapping[tuple[int, float], float], outside: float = 1.0) -> Cos
     """
     from scipy.optimize import nnls
 
-    rows = np.array([[n, u, n * u] for n, u in seconds], np.float64)
+    rows = np.array([[1, n, u, n * u] for n, u in seconds], np.float64)
     scale = rows.max(0)  # else their sizes differ by thousands
     found, _ = nnls(rows / scale, np.array(list(seconds.values())))
-    layer, unit, both = (found / scale).tolist()
-    return Cost(layer, unit * outside, both)
+    fixed, layer, unit, both = (found / scale).tolist()
+    return Cost(fixed * outside, layer, unit * outside, both)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,9 @@ def measure(job: Job, shape: Shape) -> Rates:
     outside = shape.vocabulary / vocabulary
     found: dict[str, dict[tuple[int, float], float]] = {}
     budget = SECONDS * product / (2 * 2 * shape.layer_parameters * deep)  # tokens, at half speed
-    for layers, batches in ((1, 1), (deep, 2)):
+    for layers in (1, deep):
         with _folder(shape.cut(layers), vocabulary) as folder:
-            timings = _Timings(job, folder, vocabulary, budget, batches)
+            timings = _Timings(job, folder, vocabulary, budget)
             for name, rows in timings.all().items():
                 found.setdefault(name, {}).update({(layers, u): s for u, s in rows.items()})
     costs = {name: fit(rows, outside) for name, rows in found.items()}
@@ -118,13 +119,11 @@ def measure(job: Job, shape: Shape) -> Rates:
 
 
 class _Timings:
-    """Seconds by units, of one probe: in one batch of about `tokens`, or in a small one too."""
+    """Seconds by units, of one probe: in a batch of about `tokens`, and in a small one."""
 
-    def __init__(
-        self, job: Job, folder: Path, vocabulary: int, tokens: float, batches: int
-    ) -> None:
+    def __init__(self, job: Job, folder: Path, vocabulary: int, tokens: float) -> None:
         self.job, self.folder, self.vocabulary = job, folder, vocabulary
-        self.section, self.tokens, self.batches = job.recipe.train, tokens, batches
+        self.section, self.tokens = job.recipe.train, tokens
         self.rng = np.random.default_rng(0)
 
     def all(self) -> dict[str, dict[float, float]]:
@@ -147,7 +146,7 @@ class _Timings:
     def rows(self, tokens: float, length: float, most: int) -> list[int]:
         """Rows of a batch of about so many tokens, the largest first."""
         large = max(1, min(most, round(tokens / length)))
-        return sorted({large, max(1, large // SMALL)}, reverse=True)[: self.batches]
+        return sorted({large, max(1, large // SMALL)}, reverse=True)
 
     def generate(self, model: LocalModel) -> tuple[dict[float, float], dict[float, float]]:
         """Prefill by tokens read, and one step by live rows."""
