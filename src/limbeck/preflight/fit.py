@@ -14,7 +14,7 @@ from limbeck.models.shape import Shape, read_shape
 from limbeck.models.weights import Weights
 from limbeck.preflight.memory import Job, disk, memory
 from limbeck.preflight.work import count
-from limbeck.recipe import Recipe, TrainSection
+from limbeck.recipe import Recipe
 from limbeck.run import Stage
 
 ERROR = 1.25  # an estimate may be so much too high: what is refused cannot fit even then
@@ -174,9 +174,8 @@ def _changes(job: Job) -> Iterator[tuple[str, int, Callable[[int], Job]]]:
 
     yield "train.micro_tokens = {}", train.micro_tokens - 1, with_("train", "micro_tokens")
     yield "teacher.batch_size = {}", teacher.batch_size - 1, with_("teacher", "batch_size")
-    if "checkpoint_activations" in TrainSection.model_fields:
-        again = "checkpoint_activations"
-        yield f"train.{again} = true", 1, with_("train", again)
+    again = "checkpoint_activations"
+    yield f"train.{again} = true", 1, with_("train", again)
     yield "train.top_k = {}", train.top_k - 1, with_("train", "top_k")
     if job.recipe.student.base == "teacher":
         layers = job.student.layers - 1

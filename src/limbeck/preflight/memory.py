@@ -15,7 +15,7 @@ from limbeck.collect.packing import stored_bytes
 from limbeck.models.protocol import HEAD_ROWS, LOGITS, SCORE_TOKENS
 from limbeck.models.shape import Shape
 from limbeck.preflight.work import Work
-from limbeck.recipe import Recipe, TrainSection
+from limbeck.recipe import Recipe
 from limbeck.run import Stage
 
 BASE = 400 * 10**6  # the interpreter with torch and transformers
@@ -150,7 +150,7 @@ def _training(job: Job) -> int:
 
 def learnt_parameters(job: Job) -> int:
     """P, or those of low-rank adapters beside every matrix of the layers: rank·(rows + columns)."""
-    shape, rank = job.student, getattr(job.recipe.train, "lora_rank", None)
+    shape, rank = job.student, job.recipe.train.lora_rank
     if rank is None:
         return shape.parameters
     heads = (shape.heads + shape.kv_heads) * shape.head_dim
@@ -180,14 +180,9 @@ def activations(job: Job) -> int:
     attended = shape.heads * shape.head_dim
     plain = (3 * shape.hidden + 3 * attended + 4 * shape.inner + width) * b
     a_layer = positions * ((4 + b) * shape.normed + plain)
-    if checkpoints_activations(section):
+    if section.checkpoint_activations:
         return shape.layers * positions * shape.hidden * b + a_layer
     return shape.layers * a_layer
-
-
-def checkpoints_activations(section: TrainSection) -> bool:
-    """Whether layers are run again in the backward pass, where the recipe can ask for that."""
-    return bool(getattr(section, "checkpoint_activations", False))
 
 
 def logits_bytes(learnt: float, shape: Shape, itemsize: int) -> int:

@@ -190,7 +190,8 @@ class _Timings:
         tokens = min(self.tokens / 3, self.job.micro_tokens)
         sizes = self.rows(tokens, length + learnt, 1 << 20)
         examples = [self.example(length, learnt) for _ in range(sizes[0])]
-        section = self.section.model_copy(update={"batch_tokens": 1 << 30})
+        changes = {"batch_tokens": 1 << 30, "compile": False}  # to compile takes a minute itself
+        section = self.section.model_copy(update=changes)
         silent = cast(Meter, _Silent())
         learner = Learner(Lesson("student", self.folder, examples, (), section, 0, 1 << 20))
         for rows in sizes:
