@@ -1,7 +1,8 @@
 """Seconds that each stage takes, from what was measured of this machine.
 
-Every stage is a sum of measured costs (`probe.Cost`) times how often they come. Nothing here is a
-speed; what is assumed are only numbers of rows and tokens (`work`).
+Every stage is a sum of measured costs (`probe.Cost`) times how often they come; how often follows
+from the recipe and from numbers of rows and tokens (`work`). What is too small, or comes too seldom,
+to be measured has a constant here.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def seconds(job: Job, machine: Machine, due: Collection[Stage]) -> dict[Stage, f
         "targets": _scoring(job, machine.teacher),
         "student": _starting(job, machine),
         "train": _training(job, machine),
-        "control": _training(job, machine),
+        "control": _training(job, machine, taught=False),
         "validate": _validating(job, machine),
         "export": 2 * job.student.parameters * 2 / machine.disk,
         "report": REPORT,
@@ -119,7 +120,7 @@ def _starting(job: Job, machine: Machine) -> float:
     return (1 + SHORTLIST) * sum(dropping) + saving
 
 
-def _training(job: Job, machine: Machine) -> float:
+def _training(job: Job, machine: Machine, *, taught: bool = True) -> float:
     """Optimizer steps, and beside them self-check, looks at held-out answers, checkpoints, export.
 
     The step's cost is measured at one micro-batch: its fixed part is the optimizer's, and tokens
@@ -136,7 +137,7 @@ def _training(job: Job, machine: Machine) -> float:
         order = steps(lengths, section.batch_tokens, section.micro_tokens, 0)
         read = [sum(map(len, step)) * tokens for step in islice(order, count)]
         learning = sum(rates.step(shape.layers, step) for step in read)
-        if job.live:
+        if job.live and taught:
             rows = round(sum(read) / tokens)
             learning += _scored(job.teacher, machine.teacher, work, rows)
     few = min(EXAMPLES, len(lengths)) * tokens
