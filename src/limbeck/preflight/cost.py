@@ -1,8 +1,8 @@
 """Seconds that each stage takes, from what was measured of this machine.
 
 Every stage is a sum of measured costs (`probe.Cost`) times how often they come; how often follows
-from the recipe and from numbers of rows and tokens (`work`). What is too small, or comes too seldom,
-to be measured has a constant here.
+from the recipe and from numbers of rows and tokens (`work`). What is too small to be measured, or
+comes too seldom, has a constant here.
 """
 
 from __future__ import annotations
