@@ -60,12 +60,25 @@ def init(
 
 
 @app.command
-def distill(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None:
+def distill(
+    recipe: Target,
+    *,
+    run: Folder = None,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Only say what each stage will take and need.")
+    ] = False,
+    json_: AsJson = False,
+) -> None:
     """Walk all the way: permission, answers, targets, student, verdict, export, report.
 
     Example: limbeck distill recipe.toml
     """
-    _walk(recipe, run, "report", json_)
+    if dry_run:
+        from limbeck.dryrun import rehearse
+        from limbeck.run import resolve
+
+        return rehearse(*resolve(recipe, run), json_)
+    return _walk(recipe, run, "report", json_)
 
 
 @app.command

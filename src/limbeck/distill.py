@@ -16,6 +16,7 @@ from limbeck.export.duties import check
 from limbeck.files import sha256_file, write_text
 from limbeck.ground import Ground
 from limbeck.permit import gate
+from limbeck.preflight.fit import refuse
 from limbeck.progress import say
 from limbeck.run import Stage, key_of
 
@@ -33,8 +34,11 @@ class Walk(Ground):
     """One run's way from recipe to report. Each method is a stage and leaves files behind it."""
 
     def until(self, last: Stage) -> None:
-        """Walk every stage up to `last`, skipping what is done."""
-        for stage in STAGES[: STAGES.index(last) + 1]:
+        """Walk every stage up to `last`, skipping what is done, if there is room for it."""
+        stages = STAGES[: STAGES.index(last) + 1]
+        for stage in stages:
+            if stage == "collect" and not self.served:
+                refuse(self, stages, CALIBRATION_ANSWERS)
             getattr(self, stage)()
 
     def permit(self) -> None:

@@ -180,6 +180,31 @@ class StudentSection(Section):
             raise ValueError('base = "teacher" needs layers or parameters to say how small')
         return self
 
+    def layers_left(self, there: int, layer: int, rest: int) -> int:
+        """How many of a teacher's layers stay: `layers`, or what `parameters` has room for.
+
+        Args:
+            there: the teacher's layers.
+            layer: parameters of one layer.
+            rest: parameters of everything else.
+
+        Raises:
+            InputError: more layers are asked for than there are, or there is room for none.
+        """
+        if self.layers is not None:
+            if self.layers > there:
+                raise InputError(f"student.layers = {self.layers}, but the teacher has {there}")
+            return self.layers
+        assert self.parameters is not None, "the recipe was checked"
+        most = float(self.parameters[:-1]) * {"M": 10**6, "B": 10**9}[self.parameters[-1]]
+        fits = int((most - rest) // layer)
+        if fits < 1:
+            raise InputError(
+                f"student.parameters = {self.parameters} leaves room for no layer: embeddings and "
+                f"head take {rest / 1e6:.1f}M, a layer {layer / 1e6:.1f}M"
+            )
+        return min(fits, there)
+
 
 class TrainSection(Section):
     """How it learns. Exactly one of `minutes`, `steps` and `epochs` says for how long."""

@@ -188,22 +188,34 @@ def _claim(run: Run) -> None:
     if not saved.exists():
         run.adopt()
         return
-    keys = differences(run.recipe, read_recipe(saved))
+    keys = clashes(run)
     if not keys:
         return
-    made = [stage for stage, entry in run.manifest["stages"].items() if "finished" in entry]
     if all(key.startswith((*PRESENTED, *CARRIED_OUT)) for key in keys):
-        if shown := [key for key in keys if key.startswith(PRESENTED)]:
-            say(f"{'recipe':>9}  changed in {', '.join(shown)}: the student is exported anew")
-        run.adopt()
-        return
-    if set(made) - {"permit", "prompts"}:
+        keys = [key for key in keys if key.startswith(PRESENTED)]
+        then = ": the student is exported anew"
+    else:
+        then = "; nothing was made by the old one"
+    if keys:
+        say(f"{'recipe':>9}  changed in {', '.join(keys)}{then}")
+    run.adopt()
+
+
+def clashes(run: Run) -> list[str]:
+    """The keys in which the folder's recipe differs from the run's.
+
+    Raises InputError where something depends on them that was made by the folder's.
+    """
+    saved = run.folder / "recipe.toml"
+    keys = differences(run.recipe, read_recipe(saved)) if saved.exists() else []
+    made = {stage for stage, entry in run.manifest["stages"].items() if "finished" in entry}
+    free = all(key.startswith((*PRESENTED, *CARRIED_OUT)) for key in keys)
+    if not free and made - {"permit", "prompts"}:
         raise InputError(
             f"{run.folder} is the run of another recipe; they differ in {', '.join(keys)}. "
             "Name another folder with --run, or change the recipe back."
         )
-    say(f"{'recipe':>9}  changed in {', '.join(keys)}; nothing was made by the old one")
-    run.adopt()
+    return keys
 
 
 @contextmanager

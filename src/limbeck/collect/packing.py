@@ -40,6 +40,13 @@ SPREAD = {
 }
 
 
+def stored_bytes(top_k: int, tail_samples: int, vocabulary: int) -> int:
+    """Bytes a token of the tensors of the table."""
+    entries, bits = 1 + top_k + tail_samples, _high_bits(vocabulary)
+    high = -(-entries * bits // 8)
+    return 2 * entries + high + top_k + 2 + 2
+
+
 def pack(targets: Sequence[Targets], vocabulary: int) -> Arrays:
     """The tensors of the table, for the answers' tokens end to end."""
     whole = together(targets)

@@ -6,6 +6,7 @@ import fcntl
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from limbeck.models.routes import SERVER, Route, route
 from limbeck.models.served import ServedModel
 from limbeck.progress import say
 from limbeck.recipe import Recipe
-from limbeck.records import Prompt, Sampling, Usage, identity
+from limbeck.records import Prompt, Usage, identity
 
 AGAIN = 4  # times max_tokens, where the recipe does not say
 TYPICAL = 0.25  # of max_tokens: how long an answer is taken to be before any has come
@@ -49,14 +50,12 @@ def ask_service(
     and `ServedModel.generate` do; all that was answered is kept.
     """
     where, asking = asking_of(recipe)
-    due = _Due.count(prompts, asking, store)
+    due = Due.count(prompts, asking, store)
     if not due.questions:
         return 0
     where.key()
-    provider = "" if where.provider == SERVER else where.provider
-    money = purse(provider, where.model, recipe.budget)
+    money = purse_of(where, recipe, store)
     known = _known(folder / "probe.json", where)
-    money.spend(store.spent(where.model, where.name))
     money.spend(Usage(known.get("tokens_in", 0), known.get("tokens_out", 0)))
     if due.first is not None and not money.tokens:
         money.refuse_too_little(bound(due.first, asking.sampling.max_tokens))
@@ -66,7 +65,7 @@ def ask_service(
         _remember(folder / "probe.json", where, found)
         say(f"{'probe':>9}  {found.line()}")
     say(f"{'plan':>9}  text alone: the distributions of a service's answers are not used yet")
-    say(f"{'estimate':>9}  {due.estimate(money, asking.sampling, store, asking)}")
+    say(f"{'estimate':>9}  {due.told(money, *due.usage(asking, store))}")
     model = ServedModel(where, purse=money, pace=pace)
     try:
         total, there = due.all, due.all - due.missing
@@ -86,6 +85,14 @@ def ask_service(
     return due.missing
 
 
+def purse_of(where: Route, recipe: Recipe, store: AnswerStore) -> Purse:
+    """The recipe's purse, with what the answers that are there took of it."""
+    provider = "" if where.provider == SERVER else where.provider
+    money = purse(provider, where.model, recipe.budget)
+    money.spend(store.spent(where.model, where.name))
+    return money
+
+
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Hold a shared store alone: two runs that ask the same would pay twice."""
@@ -97,17 +104,20 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
-class _Due:
-    """What is still to be asked: how much, and how long."""
+@dataclass(slots=True)
+class Due:
+    """What is still to be asked: how many questions of `all`, how many cut answers, how long."""
 
-    def __init__(self) -> None:
-        self.all, self.missing, self.cut, self.bytes = 0, 0, 0, 0
-        self.first: Prompt | None = None
+    all: int = 0
+    missing: int = 0
+    cut: int = 0
+    bytes: int = 0
+    first: Prompt | None = None
 
     @staticmethod
-    def count(prompts: Callable[[], Iterator[Prompt]], asking: Asking, store: AnswerStore) -> _Due:
-        due = _Due()
-        due.all = sum(1 for _ in prompts())
+    def count(prompts: Callable[[], Iterator[Prompt]], asking: Asking, store: AnswerStore) -> Due:
+        """Count it; `prompts` gives all of them anew each time."""
+        due = Due(all=sum(1 for _ in prompts()))
         for prompt in missing(prompts(), asking, store):
             due.missing += 1
             due.bytes += sum(len(m.content.encode()) for m in prompt.messages)
@@ -118,16 +128,19 @@ class _Due:
 
     @property
     def questions(self) -> int:
+        """How many are still to be asked."""
         return self.missing + self.cut
 
-    def estimate(self, money: Purse, sampling: Sampling, store: AnswerStore, asking: Asking) -> str:
+    def usage(self, asking: Asking, store: AnswerStore) -> tuple[Usage, Usage]:
         """What the rest will take: as long as answers were so far, and at most."""
-        done = self.all - self.missing
+        done, longest = self.all - self.missing, asking.sampling.max_tokens
         spent = store.spent(asking.model, asking.route)
-        typical = spent.tokens_out / done if done >= 20 else TYPICAL * sampling.max_tokens
+        typical = spent.tokens_out / done if done >= 20 else TYPICAL * longest
         read = self.bytes // BYTES + 8 * self.missing
-        likely = Usage(read, int(typical * self.missing))
-        most = Usage(read, sampling.max_tokens * self.missing)
+        return Usage(read, int(typical * self.missing)), Usage(read, longest * self.missing)
+
+    def told(self, money: Purse, likely: Usage, most: Usage) -> str:
+        """The same for people, with its price."""
         said = (
             f"{self.missing:,} questions, about {likely.tokens_in + likely.tokens_out:,} tokens"
             f" and at most {most.tokens_in + most.tokens_out:,}"

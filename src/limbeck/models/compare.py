@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.errors import InputError
-from limbeck.models.local import HEAD_ROWS, LocalModel
-from limbeck.models.protocol import QUIET, Asked
+from limbeck.models.local import LocalModel
+from limbeck.models.protocol import HEAD_ROWS, QUIET, Asked
 from limbeck.records import Prompt, Sampling
 
 Floats = NDArray[np.float64]

@@ -17,14 +17,12 @@ from limbeck.models.decode import Request, decode, prefilled
 from limbeck.models.head import Head
 from limbeck.models.heap import keep_freed_memory
 from limbeck.models.outcomes import sampled_targets, tail_offsets
-from limbeck.models.protocol import QUIET, Asked, OnTokens
+from limbeck.models.protocol import HEAD_ROWS, QUIET, SCORE_TOKENS, Asked, OnTokens
 from limbeck.models.tokenizer import ChatTokenizer
 from limbeck.models.weights import Weights, ordinary_folder
 from limbeck.records import Answer, Prompt, Sampling, Targets, Usage
 
 Precision = Literal["auto", "float32", "bfloat16"]
-SCORE_TOKENS = 4096
-HEAD_ROWS = 512
 
 
 def compute_dtype(precision: Precision = "auto") -> torch.dtype:

@@ -9,6 +9,9 @@ from limbeck.records import Answer, Prompt, Sampling, Targets
 
 Asked: TypeAlias = tuple[Prompt, Answer]
 OnTokens: TypeAlias = Callable[[int], None]
+SCORE_TOKENS = 4096  # go through the network at once where answers are scored
+HEAD_ROWS = 512  # of those, so many have logits at once
+LOGITS = 2**27  # bytes of logits that training holds at once
 
 
 def _quiet(_: int) -> None:

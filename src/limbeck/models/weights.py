@@ -67,14 +67,19 @@ def find(source: str, *, revision: str | None = None, sha256: str | None = None)
 
 def ordinary_folder(weights: Weights) -> Path:
     """A folder that `from_pretrained` loads; a GGUF is dequantised once, to float32, and cached."""
-    if weights.file is None:
-        return weights.folder
-    cached = cache_root() / "models" / weights.fingerprint[:32]
-    if not cached.exists():
+    cached = place_of(weights)
+    if weights.file is not None and not cached.exists():
         say(f"    model  dequantising {weights.file.name} once, into {cached}")
         with whole_folder(cached) as part:
             _dequantise(weights.file, part)
     return cached
+
+
+def place_of(weights: Weights) -> Path:
+    """Where the ordinary folder of these weights is, or will be once a GGUF is dequantised."""
+    if weights.file is None:
+        return weights.folder
+    return cache_root() / "models" / weights.fingerprint[:32]
 
 
 def cache_root() -> Path:
@@ -170,10 +175,57 @@ def _on_hub(source: str, revision: str | None) -> Weights:
     return Weights(source, folder, None, found.fingerprint, found.licence, where)
 
 
-def _dequantise(file: Path, into: Path) -> None:
-    """Turn a GGUF into float32 safetensors with its tokenizer and chat template."""
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """What the hub tells of weights: their small files, the tensors' shapes, bytes to download.
+
+    `weights` have no fingerprint and, in their folder, no tensors.
+    """
+
+    weights: Weights
+    tensors: dict[str, tuple[int, ...]]
+    size: int
+
+
+def headers_on_hub(source: str, revision: str | None) -> Headers | None:
+    """The headers of weights that are on the hub and not in its cache; None for any others.
+
+    Raises InputError with the hub's reason where it has no such weights.
+    """
+    if not HUB_ID.match(source) or Path(source).expanduser().exists():
+        return None
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    with contextlib.suppress(errors.LocalEntryNotFoundError):
+        every: list[str] = list(HUB_FILES)
+        snapshot_download(source, revision=revision, allow_patterns=every, local_files_only=True)
+        return None
+    small = [pattern for pattern in HUB_FILES if pattern != "*.safetensors"]
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=small))
+        told = HfApi().get_safetensors_metadata(source, revision=revision)
+    except (
+        errors.HfHubHTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError,
+        errors.NotASafetensorsRepoError, errors.SafetensorsParsingError, OSError,
+    ) as error:  # fmt: skip
+        raise InputError(f"{source} could not be had from the hub: {first_line(error)}") from None
+    tensors = [t for file in told.files_metadata.values() for t in file.tensors.items()]
+    size = sum(t.data_offsets[1] - t.data_offsets[0] for _, t in tensors)
+    licence = _card_licence(folder / "README.md")
+    where = f"model card of {source}" if licence else ""
+    weights = Weights(source, folder, None, "", licence, where)
+    return Headers(weights, {name: tuple(t.shape) for name, t in tensors}, size)
+
+
+def require_gguf() -> None:
+    """Raise InputError unless the packages that read a GGUF are installed."""
     if absent := [name for name in ("gguf", "accelerate") if find_spec(name) is None]:
         raise InputError(f"Reading a GGUF needs {', '.join(absent)}: pip install 'limbeck[gguf]'")
+
+
+def _dequantise(file: Path, into: Path) -> None:
+    """Turn a GGUF into float32 safetensors with its tokenizer and chat template."""
+    require_gguf()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from limbeck.models.head import Head
+from limbeck.models.protocol import LOGITS
 from limbeck.recipe import Divergence
 from limbeck.train.losses import (
     log_teacher,
@@ -32,7 +33,6 @@ from limbeck.train.losses import (
 from limbeck.train.projection import Gradients, Logits, slices
 from limbeck.train.teacher import Live, Sparse, TargetError, check_states, check_targets, one_hot
 
-_CHUNK = 2**27  # bytes of logits in the buffer
 _BLOCK = 2**19  # logits that take all passes before the next do: they stay in a core's cache
 _LIVE_BLOCK = 2**17  # the same beside a live teacher's, with everything between the two
 
@@ -157,7 +157,7 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     """Each token's loss and the first term's forward KL (N,); `scale`·∂loss goes to `grads`."""
     n, v = len(states), head.vocabulary
-    most = token_chunk or max(1, _CHUNK // (v * states.element_size()))
+    most = token_chunk or max(1, LOGITS // (v * states.element_size()))
     chunk = math.ceil(n / math.ceil(n / most))  # all of one size
     wide = torch.float64 if states.dtype == torch.float64 else torch.float32
     how = (chunk, wide, anchors, terms[0].kind == "tvd")  # its gradient jumps where p = q

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ from limbeck.train.batch import Batch, check_packing, pack
 from limbeck.train.examples import render
 
 SHORTLIST = 3
-UNITS = {"M": 10**6, "B": 10**9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,24 +147,11 @@ def start_from_model(base: Weights, teacher: Weights, start: Path) -> dict[str, 
 
 
 def layers_wanted(section: StudentSection, network: Any) -> int:
-    """How many layers the recipe leaves: `layers`, or as many as `parameters` has room for."""
+    """How many of this network's layers the recipe leaves."""
     there = len(network.base_model.layers)
-    if section.layers is not None:
-        if section.layers > there:
-            raise InputError(f"student.layers = {section.layers}, but the teacher has {there}")
-        return section.layers
-    found = re.fullmatch(r"([\d.]+)([MB])", section.parameters or "")
-    assert found is not None, "the recipe was checked"
-    most = float(found[1]) * UNITS[found[2]]
     layer = sum(p.numel() for p in network.base_model.layers[0].parameters())
     rest = sum(p.numel() for p in network.parameters()) - there * layer
-    fits = int((most - rest) // layer)
-    if fits < 1:
-        raise InputError(
-            f"student.parameters = {section.parameters} leaves room for no layer: embeddings and "
-            f"head take {rest / 1e6:.1f}M, a layer {layer / 1e6:.1f}M"
-        )
-    return min(fits, there)
+    return section.layers_left(there, layer, rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Before anything heavy is loaded: what a recipe will need, and whether this machine has it."""
