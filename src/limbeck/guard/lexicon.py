@@ -30,8 +30,9 @@ explique résous réponds écris traduis résume évalue justifie donne montre q
 """
 
 FRAME: Final = """
-a an the what how why can could you your this that these those it its i me my we our they them their he she his her is are was
-were be been being am do does did done have has had will would should may might must shall of in
+a an the what how why can could you your this that these those it its i me my we our they them
+their he she his her is are was were be been being am do does did done have has had will would
+should may might must shall of in
 on at by for from to into with without about between over under as than then and or but nor not
 no yes if when where which who whom whose there here all any each every some one two three only
 also just very so such other another more most less least first second next last finally before

@@ -24,7 +24,7 @@ BANDS, PER_BAND = 8, 2
 HEAD = 4
 """Words that a template has before its slot may begin."""
 SKELETON_WORDS = 24
-CHUNK_BYTES = 1 << 19
+CHUNK_BYTES = 1 << 17
 NONE = np.uint64(0xFFFFFFFFFFFFFFFF)
 NUMBER = np.uint64(0x9B97A1C3D5E7F911)
 SCORES = ("reasoning", "rubric", "trace")
@@ -70,7 +70,7 @@ def masked(prompts: pa.Array[Any]) -> list[str]:
     texts, _, _ = _texts(prompts)
     offsets, data = _buffers(texts)
     words = split(data[offsets[0] : offsets[-1]], offsets - offsets[0])
-    kept = np.flatnonzero(_kept(words, _lookup(_plain(words))))
+    kept = _kept(words, _lookup(_plain(words)))
     told = [""] * len(texts)
     before = -1
     for index, row in zip(kept.tolist(), words.spread(words.rows)[kept].tolist(), strict=True):
@@ -140,11 +140,10 @@ def _chunk(words: Words, columns: dict[str, Any], at: slice, wordy: Flags) -> No
         rows = words.rows + at.start
         wordy[rows] = True
         place = np.arange(len(words.hashes)) - words.spread(words.first)
-        powers = POWERS[place]
-        exact[words.rows] = np.add.reduceat(words.hashes * powers, words.first)
+        exact[words.rows] = np.add.reduceat(words.hashes * POWERS[place], words.first)
         plain = _plain(words)
         entries = _lookup(plain)
-        columns["skeleton"][rows] = _skeletons(words, plain, entries, powers)
+        columns["skeleton"][rows] = _skeletons(words, plain, entries)
         for band, values in enumerate(_bands(plain, words)):
             columns[f"band_{band}"][rows] = values.view(np.int64)
         columns["topic"][rows] = _topics(words, entries)
@@ -170,63 +169,62 @@ def _bands(plain: U64, words: Words) -> list[U64]:
     bands: list[U64] = []
     for band in range(BANDS):
         low, high = (
-            np.minimum.reduceat(_permuted(narrow, band * PER_BAND + turn), words.first)
+            np.minimum.reduceat(narrow * _permutations()[band * PER_BAND + turn], words.first)
             for turn in range(PER_BAND)
         )
         bands.append(mix(high.astype(np.uint64) << np.uint64(32) | low))
     return bands
 
 
-def _permuted(values: NDArray[np.uint32], number: int) -> NDArray[np.uint32]:
-    odd, add = _permutations()[:, number]
-    turned = values * odd
-    turned ^= turned >> np.uint32(15)
-    turned *= add
-    return turned
-
-
 @lru_cache(maxsize=1)
 def _permutations() -> NDArray[np.uint32]:
-    """Two odd multipliers for each hash, uint32 (2, 16)."""
-    drawn = mix(np.arange(1, 2 * BANDS * PER_BAND + 1, dtype=np.uint64) * ODD[0])
-    return ((drawn >> np.uint64(32)).astype(np.uint32) | np.uint32(1)).reshape(2, -1)
+    """An odd multiplier for each hash."""
+    drawn = mix(np.arange(1, BANDS * PER_BAND + 1, dtype=np.uint64) * ODD[0])
+    return (drawn >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
 
 
-def _skeletons(words: Words, plain: U64, entries: I64, powers: U64) -> I64:
+def _skeletons(words: Words, plain: U64, entries: I64) -> I64:
     kept = _kept(words, entries)
-    rank = np.cumsum(kept) - 1
-    before = rank[words.first] - kept[words.first] + 1
-    place = np.where(kept, rank - words.spread(before), 0)
-    sums = np.add.reduceat(np.where(kept, plain, 0) * POWERS[place], words.first)
-    return mix(sums + ODD[2]).view(np.int64)
+    parts = words.parts(kept)
+    place = np.arange(len(kept)) - np.repeat(parts[:-1], np.diff(parts))
+    sums = np.zeros(len(kept) + 1, np.uint64)
+    np.cumsum(plain[kept] * POWERS[place], out=sums[1:])
+    return mix(sums[parts[1:]] - sums[parts[:-1]] + ODD[2]).view(np.int64)
 
 
-def _kept(words: Words, entries: I64) -> Flags:
-    """Which words a skeleton keeps.
+def _kept(words: Words, entries: I64) -> I64:
+    """Places of the words that a skeleton keeps, ascending.
 
     Those of the frame in sentences that instruct, up to the first slot after `HEAD` of them: what
     follows a colon, line end or quotation mark. Where these are fewer than three, the frame's words
     of all sentences; where those are, and so in languages unknown to `lexicon`, all but numbers.
     """
-    if not len(words.hashes):
-        return np.zeros(0, np.bool_)
     table = _table()
-    sentences = np.flatnonzero(words.breaks)
-    strong = np.maximum.reduceat(table.strong[entries], sentences)
-    lengths = np.diff(np.append(sentences, len(entries)))
     frame = table.frame[entries]
-    kept = frame & np.repeat(strong, lengths)
-    upto = np.cumsum(kept)
-    upto -= words.spread(upto[words.first] - kept[words.first])
-    ends = np.where(words.slots & (upto - kept >= HEAD), np.arange(len(kept)), len(kept))
-    end = words.spread(np.minimum.reduceat(ends, words.first))
-    kept &= (np.arange(len(kept)) < end) & (upto <= SKELETON_WORDS)
+    sentences = np.append(np.flatnonzero(words.breaks), len(entries))
+    strong = np.searchsorted(np.flatnonzero(table.strong[entries]), sentences)
+    kept = frame & np.repeat(np.diff(strong) > 0, np.diff(sentences))
+    kept = _to_slot(np.flatnonzero(kept), words)
+    place = np.arange(len(entries)) - words.spread(words.first)
     for instead in (frame, ~words.number):
-        few = np.add.reduceat(kept, words.first, dtype=np.int64) < 3
-        if few.any():
-            place = np.arange(len(kept)) - words.spread(words.first)
-            kept |= words.spread(few) & instead & (place < SKELETON_WORDS)
+        few = np.diff(words.parts(kept)) < 3
+        more = words.spread(few) & instead & (place < SKELETON_WORDS)
+        more[kept] = True
+        kept = np.flatnonzero(more)
     return kept
+
+
+def _to_slot(kept: I64, words: Words) -> I64:
+    """Those at `kept` that stand before their text's slot, and are among its first."""
+    parts = words.parts(kept)
+    slots = np.flatnonzero(words.slots)
+    text = np.repeat(np.arange(len(words.rows)), np.diff(words.parts(slots)))
+    late = np.searchsorted(kept, slots) - parts[text] >= HEAD
+    ends = np.full(len(words.rows), len(words.start))
+    ends[text[late][::-1]] = slots[late][::-1]  # the first one is written last, and stays
+    lengths = np.diff(parts)
+    rank = np.arange(len(kept)) - np.repeat(parts[:-1], lengths)
+    return kept[(kept < np.repeat(ends, lengths)) & (rank < SKELETON_WORDS)]
 
 
 def _topics(words: Words, entries: I64) -> NDArray[np.int32]:
@@ -241,29 +239,42 @@ def _topics(words: Words, entries: I64) -> NDArray[np.int32]:
 
 def _scores(words: Words, plain: U64, entries: I64, columns: dict[str, Any], at: slice) -> None:
     table = _table()
-    count = at.stop - at.start
-    rows = cast(I64, words.spread(words.rows))
-    last = cast(I64, words.spread(words.first + words.counts - 1))
+    places, found = _phrases(words, plain, entries)
+    parts = words.parts(places)
+    points = np.zeros((at.stop - at.start, table.weights.shape[1]), np.int64)
+    sums = np.zeros((len(places) + 1, points.shape[1]), np.int64)
+    np.cumsum(table.weights[found], axis=0, out=sums[1:])
+    points[words.rows] = sums[parts[1:]] - sums[parts[:-1]]
+    for number, name in enumerate(SCORES):
+        columns[name][at] = np.minimum(points[:, number] * 10, 255)
+    votes = points[:, len(SCORES) - 1 :]
+    votes[:, 0] = 0  # of "other", which wins where nothing else has a vote
+    votes[:, CAPABILITIES.index("code")] += np.minimum(words.braces, 8)
+    numbers = np.diff(words.parts(np.flatnonzero(words.number)))
+    votes[words.rows, CAPABILITIES.index("maths")] += np.minimum(numbers // 2, 3)
+    columns["capability"][at] = votes.argmax(1)
+
+
+def _phrases(words: Words, plain: U64, entries: I64) -> tuple[I64, I64]:
+    """Where phrases with a weight end, ascending, and their entries."""
+    table = _table()
+    last = np.zeros(len(entries), np.bool_)
+    last[words.first + words.counts - 1] = True
+    places: list[I64] = []
     found: list[I64] = []
-    where: list[I64] = []
-    place, keys, entry = np.arange(len(plain)), plain, entries
+    place, keys, entry = np.arange(len(entries)), plain, entries
     while len(place):
-        weighs = table.weighs[entry]
+        weighs = np.flatnonzero(table.weighs[entry])
+        places.append(place[weighs])
         found.append(entry[weighs])
-        where.append(rows[place[weighs]])
-        more = table.more[entry] & (place < last[place])
-        place, keys = place[more] + 1, _joined(keys[more], plain[place[more] + 1])
+        more = np.flatnonzero(table.more[entry])
+        more = more[~last[place[more]]]
+        place = place[more] + 1
+        keys = _joined(keys[more], plain[place])
         entry = _lookup(keys)
-    events, hits = np.concatenate(found), np.concatenate(where)
-    points = [np.bincount(hits, table.weights[events, k], count) for k in range(table.kinds)]
-    for name, values in zip(SCORES, points, strict=False):
-        columns[name][at] = np.minimum(values * 10, 255)
-    numbers = np.zeros(count, np.int64)
-    numbers[words.rows] = np.add.reduceat(words.number, words.first, dtype=np.int64)
-    votes = np.stack([np.full(count, 0.5), *points[len(SCORES) :]])
-    votes[CAPABILITIES.index("code")] += np.minimum(words.braces, 8)
-    votes[CAPABILITIES.index("maths")] += np.minimum(numbers // 2, 3)
-    columns["capability"][at] = votes.argmax(0)
+    ends = np.concatenate(places)
+    order = np.argsort(ends, kind="stable")
+    return ends[order], np.concatenate(found)[order]
 
 
 def _joined(keys: U64, following: U64) -> U64:
@@ -281,11 +292,7 @@ class _Table:
     strong: Flags
     more: Flags
     weighs: Flags
-    weights: NDArray[np.float64]
-
-    @property
-    def kinds(self) -> int:
-        return self.weights.shape[1]
+    weights: I64
 
 
 SLOT_BITS = 18
@@ -304,7 +311,7 @@ def _table() -> _Table:
     kinds = [lexicon.REASONING, lexicon.RUBRIC, lexicon.TRACE]
     kinds += [lexicon.CAPABLE[name] for name in CAPABILITIES[1:]]
     marks: dict[int, set[str]] = {}
-    weights: dict[int, NDArray[np.float64]] = {}
+    weights: dict[int, I64] = {}
     for mark, text in (("frame", lexicon.FRAME + lexicon.STRONG), ("strong", lexicon.STRONG)):
         for key in _keys(" ".join(text.split())):
             marks.setdefault(key, set()).add(mark)
@@ -319,7 +326,7 @@ def _table() -> _Table:
                 marks.setdefault(name, set())
                 if place < len(keys) - 1:
                     marks[name].add("more")
-            weights.setdefault(name, np.zeros(len(kinds)))[kind] = weight
+            weights.setdefault(name, np.zeros(len(kinds), np.int64))[kind] = weight
     names = np.array([0, *marks], np.uint64)
     seed = _seed(names[1:])
     slots = np.zeros(1 << SLOT_BITS, np.uint16)
@@ -328,7 +335,7 @@ def _table() -> _Table:
     def flags(mark: str) -> Flags:
         return np.array([False, *(mark in of for of in marks.values())])
 
-    weighed = np.stack([weights.get(int(name), np.zeros(len(kinds))) for name in names])
+    weighed = np.stack([weights.get(int(name), np.zeros(len(kinds), np.int64)) for name in names])
     return _Table(
         seed, slots, names, flags("frame"), flags("strong"), flags("more"), weighed.any(1), weighed
     )

@@ -21,7 +21,29 @@ LONGEST = 16_384
 """Bytes of a prompt that are read; the rest of a longer one is left out."""
 WORD_BYTES = 40
 PAD = 64
-SIGNS = b"+*/=<>^%"
+WORD, DIGIT, ALONE, SIGN, HARD, SOFT, BRACE = (1 << bit for bit in range(7))
+"""What a byte is; ALONE begins one of U+3000 to U+9FFF, kana and han, which are words alone."""
+
+
+def _kinds() -> bytes:
+    kinds = [0] * 256
+    for bytes_, kind in (
+        (b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", WORD),
+        (b"0123456789", WORD | DIGIT),
+        (range(0x80, 0x100), WORD),
+        (range(0xE3, 0xEA), ALONE),
+        (b"+*/=<>^%", SIGN),
+        (b'\n"`:', HARD),
+        (b".!?;\xe3", SOFT),
+        (b"{};=", BRACE),
+    ):
+        for byte in bytes_:
+            kinds[byte] |= kind
+    return bytes(kinds)
+
+
+KINDS = _kinds()
+LOWER = bytes(range(256)).lower()
 ODD = np.array(
     [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F], np.uint64
 )
@@ -57,7 +79,6 @@ class Words:
         end: One past its last byte, int64 (W,).
         hashes: Of each word's bytes, uint64 (W,).
         number: Begins with a digit, (W,).
-        capital: Begins with an ASCII capital, (W,).
         breaks: A sentence, line, quotation or what follows a colon begins here, (W,).
         slots: Of these, not a mere sentence: where a template's slot may begin, (W,).
         rows: Which texts have words at all, int64 (N,).
@@ -71,7 +92,6 @@ class Words:
     end: I64
     hashes: U64
     number: Flags
-    capital: Flags
     breaks: Flags
     slots: Flags
     rows: I64
@@ -83,18 +103,18 @@ class Words:
         """A value for each text with words, (N,), said again for each of its words, (W,)."""
         return np.repeat(values, self.counts)
 
+    def parts(self, places: I64) -> I64:
+        """Where each text's share of `places` (of words, ascending) ends, after a 0: (N + 1,)."""
+        return np.searchsorted(places, np.append(self.first, len(self.start)))
+
 
 def split(data: U8, bounds: I64) -> Words:
     """The words of texts that lie one after another: text r is `data[bounds[r]:bounds[r + 1]]`."""
     size = len(data)
-    raw = np.zeros(size + PAD, np.uint8)
-    raw[:size] = data
-    upper = (raw - np.uint8(65)) < 26
-    text = raw | (upper.view(np.uint8) << np.uint8(5))
-    digit = (raw - np.uint8(48)) < 10
-    word = ((text - np.uint8(97)) < 26) | digit | (raw >= 128)
-    sign = _any(raw, SIGNS)
-    alone = (raw - np.uint8(0xE3)) <= 6  # the first byte of U+3000 to U+9FFF: kana and han
+    raw = data.tobytes() + bytes(PAD)
+    text = np.frombuffer(raw.translate(LOWER), np.uint8)
+    kinds = np.frombuffer(raw.translate(KINDS), np.uint8)
+    word, sign, alone = _is(kinds, WORD), _is(kinds, SIGN), _is(kinds, ALONE)
 
     begins = word.copy()
     begins[1:] &= ~word[:-1]
@@ -111,45 +131,44 @@ def split(data: U8, bounds: I64) -> Words:
     at = np.searchsorted(start, bounds)
     counts = np.diff(at)
     rows = np.flatnonzero(counts)
-    breaks, slots = _breaks(raw, word, start, bounds)
+    breaks, slots = _breaks(text, kinds, word, start, bounds)
+    first = kinds[start]
     return Words(
         text=text,
         start=start,
         end=end,
         hashes=_hashes(text, start, end - start),
-        number=digit[start],
-        capital=upper[start],
+        number=_is(first, DIGIT),
         breaks=breaks,
         slots=slots,
         rows=rows,
         first=at[rows],
         counts=counts[rows],
-        braces=_count(_any(raw, b"{};="), bounds),
+        braces=_count(_is(kinds, BRACE), bounds),
     )
 
 
-def _any(raw: U8, wanted: bytes) -> Flags:
-    found = raw == wanted[0]
-    for byte in wanted[1:]:
-        found |= raw == byte
-    return found
+def _is(kinds: U8, wanted: int) -> Flags:
+    return (kinds & np.uint8(wanted)) != 0
 
 
 def _count(flags: Flags, bounds: I64) -> I64:
     return np.diff(np.searchsorted(np.flatnonzero(flags), bounds))
 
 
-def _breaks(raw: U8, word: Flags, start: I64, bounds: I64) -> tuple[Flags, Flags]:
+def _breaks(text: U8, kinds: U8, word: Flags, start: I64, bounds: I64) -> tuple[Flags, Flags]:
     """Which words begin a sentence or more, and which of them what may be a slot."""
-    open_after = np.ones(len(raw), np.bool_)  # no ASCII letter, digit or slash follows
-    open_after[:-1] = (~word[1:] | (raw[1:] >= 128)) & (raw[1:] != ord("/"))
-    hard = _any(raw, b'\n"`') | ((raw == ord(":")) & open_after)
-    soft = ((raw == ord(".")) & open_after) | _any(raw, b"!?;")
-    soft[:-2] |= (raw[:-2] == 0xE3) & (raw[1:-1] == 0x80) & (raw[2:] == 0x82)  # the han full stop
-    slots = np.zeros(len(start) + 1, np.bool_)
-    slots[np.searchsorted(start, np.flatnonzero(hard))] = True
-    breaks = slots.copy()
-    breaks[np.searchsorted(start, np.flatnonzero(soft))] = True
+    marks = np.flatnonzero(_is(kinds, HARD | SOFT))
+    mark, after = text[marks], marks + 1
+    joined = (word[after] & (text[after] < 128)) | (text[after] == ord("/"))
+    real = ~(joined & ((mark == ord(":")) | (mark == ord("."))))  # neither 3.5 nor http://
+    real &= (mark != 0xE3) | ((text[after] == 0x80) & (text[marks + 2] == 0x82))  # han full stop
+    marks = marks[real]
+    following = np.searchsorted(start, marks)
+    breaks = np.zeros(len(start) + 1, np.bool_)
+    slots = breaks.copy()
+    slots[following[_is(kinds[marks], HARD)]] = True
+    breaks[following] = True
     breaks[np.searchsorted(start, bounds)] = True
     return breaks[:-1], slots[:-1]
 
