@@ -11,16 +11,16 @@ from __future__ import annotations
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import duckdb
-import pyarrow as pa
 
 from limbeck.errors import InputError, ServiceError, extra, first_line
 from limbeck.files import disk_full
+from limbeck.guard.arrow import Table
 
 Kind: TypeAlias = Literal["duckdb", "spark"]
 Value: TypeAlias = str | int | float | bool | None
@@ -85,7 +85,7 @@ class Engine(ABC):
         self._view(_checked(name), files)
 
     @abstractmethod
-    def fetch(self, sql: str, **parameters: Value) -> pa.Table:
+    def fetch(self, sql: str, **parameters: Value) -> Table:
         """Run `sql` and give its rows."""
 
     @abstractmethod
@@ -124,7 +124,7 @@ class DuckDB(Engine):
 
     def __init__(self, work: Path, memory: str, threads: int) -> None:
         super().__init__(work)
-        settings = {
+        settings: dict[str, Any] = {
             "memory_limit": memory,
             "threads": str(threads),
             "temp_directory": str(self.work / ".spill"),
@@ -138,7 +138,7 @@ class DuckDB(Engine):
         except duckdb.Error as error:
             raise InputError(f"DuckDB does not start: {first_line(error)}") from None
 
-    def fetch(self, sql: str, **parameters: Value) -> pa.Table:
+    def fetch(self, sql: str, **parameters: Value) -> Table:
         """Run `sql` and give its rows."""
         with _named():
             return self._connection.sql(sql, params=parameters or None).to_arrow_table()
@@ -186,7 +186,7 @@ def _checked(name: str) -> str:
 
 
 @contextmanager
-def _named() -> Iterator[None]:
+def _named() -> Generator[None]:
     """Full disks and spent memory in our own words; a mistake in SQL stays what it is: a bug."""
     try:
         yield
