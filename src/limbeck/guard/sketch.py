@@ -71,9 +71,10 @@ def masked(prompts: Array) -> list[str]:
     words = split(data[offsets[0] : offsets[-1]], offsets - offsets[0])
     kept = _kept(words, _lookup(_plain(words)))
     told = [""] * len(texts)
+    begins = set(words.first.tolist())
     before = -1
     for index, row in zip(kept.tolist(), words.spread(words.rows)[kept].tolist(), strict=True):
-        gap = "… " if index != before + 1 else ""
+        gap = "" if index in begins or (told[row] and index == before + 1) else "… "
         text = bytes(words.text[words.start[index] : words.end[index]]).decode("utf-8", "replace")
         told[row] += f"{gap}{text} "
         before = index
