@@ -34,8 +34,7 @@ class Engine(ABC):
     kind: Kind
 
     def __init__(self, work: Path) -> None:
-        if GLOB.search(str(work.absolute())):
-            raise InputError(f"{work} has one of * ? [ ] {{ }} in its name; choose another folder")
+        _plain(work)
         work.mkdir(parents=True, exist_ok=True)
         self.work = work.absolute()
 
@@ -79,7 +78,7 @@ class Engine(ABC):
 
         What a folder's name says, as `day=2026-11-22`, is not made a column.
         """
-        files = [file for path in paths for file in _parquet(path)]
+        files = [_plain(file) for path in paths for file in _parquet(path)]
         if not files:
             raise InputError(f"No Parquet file in {', '.join(map(str, paths))}")
         self._view(_checked(name), files)
@@ -177,6 +176,13 @@ class DuckDB(Engine):
 
 def _parquet(path: Path) -> list[Path]:
     return sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+
+
+def _plain(path: Path) -> Path:
+    """Both engines take some signs in a name for a pattern, and quote them in different ways."""
+    if GLOB.search(str(path.absolute())):
+        raise InputError(f"{path} has one of * ? [ ] {{ }} in its name; choose another")
+    return path
 
 
 def _checked(name: str) -> str:

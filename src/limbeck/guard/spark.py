@@ -72,7 +72,7 @@ class Spark(Engine):
 
 
 def sketched(calls: Any) -> Any:
-    """A Spark frame of calls with its column `prompt` replaced by the columns of `schema.SKETCH`."""
+    """A Spark frame of calls with `prompt` replaced by the columns of `schema.SKETCH`."""
     from pyspark.sql.pandas.types import from_arrow_schema
 
     kept = [name for name in calls.columns if name != "prompt"]
@@ -113,8 +113,8 @@ def _local(work: Path, memory: str, threads: int) -> Any:
 
 
 def _uri(path: Path) -> str:
-    """Percent signs and spaces quoted, so that Hadoop takes no character for its own."""
-    return path.as_uri()
+    """Hadoop takes what follows the scheme as it stands: nothing is quoted."""
+    return f"file://{path.absolute()}"
 
 
 @contextmanager

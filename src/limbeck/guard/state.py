@@ -117,19 +117,14 @@ def link(before: Path, part: Path) -> None:
             shutil.copyfile(file, path)
 
 
-def drop_repeats(new: list[Path], old: list[Path], refused: Refused) -> int:
-    """Take calls whose id came before out of the `new` files: the earlier day's is kept.
-
-    Returns:
-        How many were taken out.
-    """
-    new = sorted(new)
+def drop_repeats(new: list[Path], old: list[Path], refused: Refused) -> None:
+    """Take calls whose id came before out of the `new` files: the earlier day's is kept."""
     total = sum(pq.read_metadata(path).num_rows for path in new)
     turns = max(1, -(-total // AT_ONCE))
-    dropped = 0
     for turn in range(turns):
-        seen = np.concatenate([_turn(one, turn, turns) for path in new for one in _hashes(path)])
-        seen.sort()
+        left = sorted(path for path in new if path.exists())
+        found = [_turn(one, turn, turns) for path in left for one in _hashes(path)]
+        seen = np.sort(np.concatenate([np.zeros(0, np.int64), *found]))
         twice = np.unique(seen[1:][seen[1:] == seen[:-1]])
         before = [np.zeros(0, np.int64)]
         for path in old:
@@ -138,8 +133,7 @@ def drop_repeats(new: list[Path], old: list[Path], refused: Refused) -> int:
                 before.append(here[_among(here, seen)])
         earlier = np.unique(np.concatenate(before))
         if len(twice) or len(earlier):
-            dropped += _rewrite(new, twice, earlier, refused)
-    return dropped
+            _rewrite(left, twice, earlier, refused)
 
 
 def _hashes(path: Path) -> Iterator[I64]:
@@ -154,14 +148,15 @@ def _turn(hashes: I64, turn: int, turns: int) -> I64:
 
 def _among(values: I64, ordered: I64) -> Any:
     """Which values are in a sorted array."""
+    if not len(ordered):
+        return np.zeros(len(values), np.bool_)
     at = np.searchsorted(ordered, values)
     return (at < len(ordered)) & (ordered[np.minimum(at, len(ordered) - 1)] == values)
 
 
-def _rewrite(new: list[Path], twice: I64, earlier: I64, refused: Refused) -> int:
+def _rewrite(new: list[Path], twice: I64, earlier: I64, refused: Refused) -> None:
     """Leave the first of each of `twice`, and none of `earlier`."""
     done = earlier
-    dropped = 0
     suspects = np.union1d(twice, earlier)
     for path in new:
         calls = pq.read_table(path, columns=["call"])["call"].to_numpy()
@@ -171,7 +166,7 @@ def _rewrite(new: list[Path], twice: I64, earlier: I64, refused: Refused) -> int
         _, firsts = np.unique(calls[at], return_index=True)
         again = np.ones(len(at), np.bool_)
         again[firsts] = False
-        again |= _among(calls[at], done) if len(done) else False
+        again |= _among(calls[at], done)
         done = np.union1d(done, calls[at])
         if again.any():
             keep = np.ones(len(calls), np.bool_)
@@ -182,8 +177,6 @@ def _rewrite(new: list[Path], twice: I64, earlier: I64, refused: Refused) -> int
             path.unlink()
             if keep.any():
                 write(table.filter(pa.array(keep)), path)
-            dropped += len(ids)
-    return dropped
 
 
 def merged_accounts(before: Path, new: Table | None) -> Table | None:
