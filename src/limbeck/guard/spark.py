@@ -75,7 +75,9 @@ class Spark(Engine):
 
 def sketched(calls: Any) -> Any:
     """A Spark frame of calls with `prompt` replaced by the columns of `schema.SKETCH`."""
-    from pyspark.sql.pandas.types import from_arrow_schema
+    from pyspark.sql.pandas.types import (
+        from_arrow_schema,  # pyright: ignore[reportUnknownVariableType]
+    )
 
     kept = [name for name in calls.columns if name != "prompt"]
     fields = calls.select(kept).schema.fields + from_arrow_schema(SIGNED).fields
