@@ -15,11 +15,12 @@ import pytest
 
 from limbeck.errors import InputError, ServiceError
 from limbeck.guard import pseudonyms
-from limbeck.guard.logs import files, ingest
+from limbeck.guard.logs import ingest
 from limbeck.guard.readers import postgres
 from limbeck.guard.readers.block import text_of
 from limbeck.guard.readers.source import Source
 from limbeck.guard.sketch import sketch
+from limbeck.guard.state import files
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 KEY = b"a secret of more than sixteen bytes"

@@ -42,7 +42,7 @@ def sketch(prompts: Array) -> Batch:
     `chars`: characters of the whole prompt, though at most `words.LONGEST` bytes are read.
     """
     texts, valid, chars = _texts(prompts)
-    rows = len(texts)
+    rows = len(valid)
     offsets, data = buffers(texts)
     columns = {field.name: np.zeros(rows, field.type.to_pandas_dtype()) for field in SKETCH}
     columns["chars"][:] = chars
