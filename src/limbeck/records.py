@@ -45,13 +45,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model is asked. `source` says where it stood, as `file:row`."""
+    """What a model is asked. `source` says where it stood, as `file:row`.
+
+    `reference` is the right answer, where the recipe names one.
+    """
 
     id: str
     messages: tuple[Message, ...]
     source: str
     split: Split
     tags: tuple[str, ...] = ()
+    reference: str = ""
 
     @staticmethod
     def identify(messages: tuple[Message, ...]) -> str:

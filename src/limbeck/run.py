@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,9 +36,12 @@ PRESENTED = ("export.name", "export.licence", "permit.")
 """How keys begin that may change at any time: no weight depends on how the student is given out, or
 by whose leave."""
 CARRIED_OUT = (
-    "budget.", "teacher.in_flight", "teacher.insecure", "teacher.key", "train.checkpoint_seconds",
+    "budget.", "judge.in_flight", "judge.insecure", "judge.key",
+    "teacher.in_flight", "teacher.insecure", "teacher.key", "train.checkpoint_seconds",
 )  # fmt: skip
 """Likewise: they decide how a run is carried out, and nothing of what it makes."""
+JUDGED = ("checks.", "judge", "prompts.reference")
+"""Likewise: stored answers are judged anew, and what rests on them is made anew."""
 
 
 class Run:
@@ -194,6 +198,12 @@ def _claim(run: Run) -> None:
     if all(key.startswith((*PRESENTED, *CARRIED_OUT)) for key in keys):
         if shown := [key for key in keys if key.startswith(PRESENTED)]:
             say(f"{'recipe':>9}  changed in {', '.join(shown)}: the student is exported anew")
+        run.adopt()
+        return
+    if all(key.startswith((*PRESENTED, *CARRIED_OUT, *JUDGED)) for key in keys):
+        say(f"{'recipe':>9}  changed in {', '.join(keys)}: the stored answers are judged anew")
+        for half_trained in run.folder.glob("checkpoints/*/step-*"):
+            shutil.rmtree(half_trained)
         run.adopt()
         return
     if set(made) - {"permit", "prompts"}:

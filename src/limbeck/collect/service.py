@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.collect.ask import Asking, gather, missing, truncated
+from limbeck.collect.judge import charge_judge
 from limbeck.collect.probe import Probe, probe, to_json
 from limbeck.collect.store import AnswerStore
 from limbeck.errors import InputError
@@ -58,6 +59,7 @@ def ask_service(
     known = _known(folder / "probe.json", where)
     money.spend(store.spent(where.model, where.name))
     money.spend(Usage(known.get("tokens_in", 0), known.get("tokens_out", 0)))
+    charge_judge(money, recipe, store)
     if due.first is not None and not money.tokens:
         money.refuse_too_little(bound(due.first, asking.sampling.max_tokens))
     pace = Pace(recipe.teacher.in_flight, who=where.teacher)

@@ -7,9 +7,9 @@ import itertools
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from limbeck.files import disk_full
 from limbeck.recipe import Recipe
 from limbeck.records import OUTCOMES, Answer, Outcome, Permission, Sampling, Usage
 
-VERSION = 3
+VERSION = 4
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS answers (
     id TEXT PRIMARY KEY,
@@ -51,6 +51,12 @@ SCHEMA = (
     id TEXT PRIMARY KEY,
     document TEXT NOT NULL       -- JSON: the Permission under which answers were asked for
 ) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS judged (
+    id TEXT NOT NULL,            -- of an answer that is kept, and rejected by a run's checks
+    run TEXT NOT NULL,           -- the key under which that run collects
+    why TEXT NOT NULL,
+    PRIMARY KEY (id, run)
+) WITHOUT ROWID""",
 )
 ADDED = {  # columns, by the format that brought them
     2: ("asked_at TEXT NOT NULL DEFAULT ''", "permission TEXT NOT NULL DEFAULT ''"),
@@ -77,12 +83,19 @@ class AnswerStore:
 
     Each answer is kept with the moment at which it was added and the `permission` that the store
     was opened with. A store opened `read_only` is not touched, not even brought to this format.
+    Runs that share a store may judge its answers by different checks: one opened as `judged` by a
+    run shows what that run rejected as rejected.
     """
 
     def __init__(
-        self, path: Path, permission: Permission | None = None, *, read_only: bool = False
+        self,
+        path: Path,
+        permission: Permission | None = None,
+        *,
+        read_only: bool = False,
+        judged: str = "",
     ) -> None:
-        self.path, self._permission = path, permission
+        self.path, self._permission, self._run = path, permission, judged
         with self._named_errors():
             self._db = _open(path, read_only)
             found = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -138,6 +151,17 @@ class AnswerStore:
         with self._named_errors(), self._db:
             self._db.executemany(change, [(why, i, why) for i in ids])
 
+    def judge(self, rejected: Mapping[str, str]) -> None:
+        """Add what this run's checks reject, and why, by answer id; answers stay as they are."""
+        rows = [(i, self._run, why) for i, why in rejected.items()]
+        with self._named_errors(), self._db:
+            self._db.executemany("INSERT OR REPLACE INTO judged VALUES (?, ?, ?)", rows)
+
+    def forget_judged(self) -> None:
+        """Take back all that this run's checks rejected."""
+        with self._named_errors(), self._db:
+            self._db.execute("DELETE FROM judged WHERE run = ?", (self._run,))
+
     def have(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that need not be asked again: all here but those that a failure cost.
 
@@ -149,6 +173,10 @@ class AnswerStore:
     def get(self, ids: Sequence[str]) -> list[Answer]:
         """The answers with these ids that are in the store, in the order of `ids`."""
         found = {row[0]: _answer(row) for row in self._rows("SELECT * FROM answers", ids)}
+        if self._run:
+            for i, run, why in self._rows("SELECT * FROM judged", ids):
+                if run == self._run and i in found and found[i].outcome == "kept":
+                    found[i] = replace(found[i], outcome="rejected", why=why)
         return [found[i] for i in ids if i in found]
 
     def origins(self, ids: Sequence[str]) -> dict[str, Origin]:
@@ -163,21 +191,24 @@ class AnswerStore:
         return {id_: json.loads(document) for id_, document in rows}
 
     def digests(self, *, clock: bool = True) -> dict[str, str]:
-        """The SHA-256 of every row by answer id, then by `permission/ID`; sorted.
+        """The SHA-256 of every row by answer id, then by `judged/ID/RUN` and `permission/ID`.
 
         It covers what is stored and not how SQLite lays it out. Without `clock`, answers are
         hashed without what another run of the same recipe would clock otherwise.
         """
         digests: dict[str, str] = {}
         with self._named_errors():
-            for table, prefix in (("answers", ""), ("permissions", "permission/")):
-                cursor = self._db.execute(f"SELECT * FROM {table} ORDER BY id")  # noqa: S608
+            for table, prefix in (
+                ("answers", ""), ("judged", "judged/"), ("permissions", "permission/"),
+            ):  # fmt: skip
+                cursor = self._db.execute(f"SELECT * FROM {table} ORDER BY 1, 2")  # noqa: S608
                 names = [column[0] for column in cursor.description]
                 for row in cursor:
                     told = dict(zip(names, row, strict=True))
+                    id_ = "/".join(told[name] for name in ("id", "run") if name in told)
                     for name in () if clock else CLOCKED:
                         told.pop(name, None)
-                    digests[prefix + row[0]] = _digest(told)
+                    digests[prefix + id_] = _digest(told)
         return digests
 
     def spent(self, model: str, route: str) -> Usage:
