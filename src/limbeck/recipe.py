@@ -60,6 +60,11 @@ class TeacherSection(Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     batch_size: int = Field(default=64, ge=1, description="prompts answered at once")
     in_flight: int = Field(default=256, ge=1, description="most questions to a service at once")
+    batch: Literal["wait", "leave"] | None = Field(
+        default=None,
+        description="ask through the provider's batch queue, at its price, and wait for it, or "
+        "leave and come back with the same command",
+    )
     answers: str | None = Field(
         default=None, description="a store that runs share; default: the run's own"
     )
@@ -84,7 +89,7 @@ class TeacherSection(Section):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> TeacherSection:
-        only = ("key", "insecure", "max_tokens_again", "in_flight", "dialect")
+        only = ("key", "insecure", "max_tokens_again", "in_flight", "dialect", "batch")
         given = [key for key in only if key in self.model_fields_set and getattr(self, key)]
         default = {"in_flight": 256, "dialect": "openai"}
         given = [key for key in given if getattr(self, key) != default.get(key)]
@@ -265,6 +270,11 @@ class Recipe(Section):
             raise ValueError("checks.equals needs prompts.reference, the column to compare with")
         if (self.checks.judge is None) != (self.judge is None):
             raise ValueError("checks.judge (a score) and [judge] (a model) belong together")
+        if self.judge is not None and self.judge.batch is not None:
+            raise ValueError("judge.batch: a judge is asked live")
+        samples = getattr(self.teacher, "samples", 1)
+        if samples < 2 and (self.checks.majority or self.checks.best):
+            raise ValueError("checks.majority and checks.best choose among teacher.samples")
         return self
 
     @property

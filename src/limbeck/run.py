@@ -37,7 +37,8 @@ PRESENTED = ("export.name", "export.licence", "permit.")
 by whose leave."""
 CARRIED_OUT = (
     "budget.", "judge.in_flight", "judge.insecure", "judge.key",
-    "teacher.in_flight", "teacher.insecure", "teacher.key", "train.checkpoint_seconds",
+    "teacher.batch", "teacher.in_flight", "teacher.insecure", "teacher.key",
+    "train.checkpoint_seconds",
 )  # fmt: skip
 """Likewise: they decide how a run is carried out, and nothing of what it makes."""
 JUDGED = ("checks.", "judge", "prompts.reference")

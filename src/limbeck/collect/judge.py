@@ -144,7 +144,8 @@ def purse_of_judge(recipe: Recipe, where: Route, store: AnswerStore) -> Purse:
             "budget.tokens instead, or name another judge."
         )
     money = Purse(price, section.dollars, section.tokens)
-    money.spend(store.spent(where.model, where.name))
+    for used in store.spent(where.model, where.name):
+        money.spend(used)
     if recipe.teacher.served:
         asked = route(recipe.teacher)
         provider = "" if asked.provider == SERVER else asked.provider
@@ -164,9 +165,9 @@ def _charge(
 ) -> None:
     if (who.name, who.model) == (counted.name, counted.model):
         return
-    used = store.spent(who.model, who.name)
-    money.tokens += used.tokens_in + used.tokens_out + used.lost_in + used.lost_out
-    money.dollars += price.dollars(used) if price else 0.0
+    for used in store.spent(who.model, who.name):
+        money.tokens += used.tokens_in + used.tokens_out + used.lost_in + used.lost_out
+        money.dollars += price.dollars(used) if price else 0.0
 
 
 def _price(where: Route) -> Price | None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.collect.ask import Asking, gather, missing, truncated
+from limbeck.collect.batches import Desk, Queue
 from limbeck.collect.judge import charge_judge
 from limbeck.collect.probe import Probe, probe, to_json
 from limbeck.collect.store import AnswerStore
 from limbeck.errors import InputError
 from limbeck.files import write_text
+from limbeck.models.batches import BatchService
 from limbeck.models.budget import Purse, bound, purse
 from limbeck.models.pace import Pace
 from limbeck.models.routes import SERVER, Route, route
@@ -54,10 +56,14 @@ def ask_service(
     if not due.questions:
         return 0
     where.key()
+    batch = recipe.teacher.batch
+    if batch is None:
+        Queue(store.path, where).refuse_live(store)
     provider = "" if where.provider == SERVER else where.provider
     money = purse(provider, where.model, recipe.budget)
     known = _known(folder / "probe.json", where)
-    money.spend(store.spent(where.model, where.name))
+    for used in store.spent(where.model, where.name):
+        money.spend(used)
     money.spend(Usage(known.get("tokens_in", 0), known.get("tokens_out", 0)))
     charge_judge(money, recipe, store)
     if due.first is not None and not money.tokens:
@@ -68,17 +74,24 @@ def ask_service(
         _remember(folder / "probe.json", where, found)
         say(f"{'probe':>9}  {found.line()}")
     say(f"{'plan':>9}  text alone: the distributions of a service's answers are not used yet")
-    say(f"{'estimate':>9}  {due.estimate(money, asking.sampling, store, asking)}")
+    say(f"{'estimate':>9}  {due.estimate(money, asking.sampling, store, asking, bool(batch))}")
     model = ServedModel(where, purse=money, pace=pace)
+
+    def answer(some: Callable[[], Iterator[Prompt]], one: Asking, label: str, *count: int) -> None:
+        if batch is None:
+            gather(model, some(), one, store, label, *count)
+            return
+        with BatchService(where) as service:
+            Desk(where, one, store, money, service).collect(some, leave=batch == "leave")
+
     try:
-        total, there = due.all, due.all - due.missing
-        gather(model, prompts(), asking, store, "collect", total, there)
+        answer(prompts, asking, "collect", due.all, due.all - due.missing)
         if longer := asking.longer:
             cut = lambda: truncated(prompts(), asking, store)  # noqa: E731
             left = sum(1 for _ in missing(cut(), longer, store))
             if left:
                 say(f"{'collect':>9}  {left:,} truncated answers are asked for with a higher cap")
-                gather(model, cut(), longer, store, "again", left)
+                answer(cut, longer, "again", left)
                 due.missing += left
     finally:
         if money.price is None:
@@ -122,14 +135,16 @@ class _Due:
     def questions(self) -> int:
         return self.missing + self.cut
 
-    def estimate(self, money: Purse, sampling: Sampling, store: AnswerStore, asking: Asking) -> str:
+    def estimate(
+        self, money: Purse, sampling: Sampling, store: AnswerStore, asking: Asking, batch: bool
+    ) -> str:
         """What the rest will take: as long as answers were so far, and at most."""
         done = self.all - self.missing
-        spent = store.spent(asking.model, asking.route)
-        typical = spent.tokens_out / done if done >= 20 else TYPICAL * sampling.max_tokens
+        spent = sum(used.tokens_out for used in store.spent(asking.model, asking.route))
+        typical = spent / done if done >= 20 else TYPICAL * sampling.max_tokens
         read = self.bytes // BYTES + 8 * self.missing
-        likely = Usage(read, int(typical * self.missing))
-        most = Usage(read, sampling.max_tokens * self.missing)
+        likely = Usage(read, int(typical * self.missing), batch=batch)
+        most = Usage(read, sampling.max_tokens * self.missing, batch=batch)
         said = (
             f"{self.missing:,} questions, about {likely.tokens_in + likely.tokens_out:,} tokens"
             f" and at most {most.tokens_in + most.tokens_out:,}"

@@ -45,7 +45,8 @@ SCHEMA = (
     cached INTEGER NOT NULL,     -- as the other three, 0 where an older limbeck did not keep it
     reasoning_tokens INTEGER NOT NULL,
     lost_in INTEGER NOT NULL,
-    lost_out INTEGER NOT NULL
+    lost_out INTEGER NOT NULL,
+    batch INTEGER NOT NULL       -- 1: asked for in a batch, and at its price
 ) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS permissions (
     id TEXT PRIMARY KEY,
@@ -64,8 +65,9 @@ ADDED = {  # columns, by the format that brought them
         f"{column} INTEGER NOT NULL DEFAULT 0"
         for column in ("cached", "reasoning_tokens", "lost_in", "lost_out")
     ),
+    4: ("batch INTEGER NOT NULL DEFAULT 0",),
 }
-COLUMNS = 21
+COLUMNS = 22
 CLOCKED = ("seconds", "asked_at", "cached", "lost_in", "lost_out")
 AT_ONCE = 500  # ids in one query
 
@@ -211,16 +213,20 @@ class AnswerStore:
                     digests[prefix + id_] = _digest(told)
         return digests
 
-    def spent(self, model: str, route: str) -> Usage:
-        """All tokens that this model's answers in the store took, lost ones included."""
+    def spent(self, model: str, route: str) -> tuple[Usage, Usage]:
+        """All tokens that this model's answers in the store took, lost ones included.
+
+        Those asked for live and those of batches, which have another price.
+        """
         query = (
             "SELECT sum(tokens_in), sum(tokens_out), sum(seconds), sum(cached), "
             "sum(reasoning_tokens), sum(lost_in), sum(lost_out) FROM answers "
-            "WHERE model = ? AND route = ?"
+            "WHERE model = ? AND route = ? AND batch = ?"
         )
         with self._named_errors():
-            row = self._db.execute(query, (model, route)).fetchone()
-        return Usage(*(value or 0 for value in row))
+            rows = [self._db.execute(query, (model, route, n)).fetchone() for n in (0, 1)]
+        live, batches = (Usage(*(value or 0 for value in row)) for row in rows)
+        return live, replace(batches, batch=True)
 
     def _rows(self, select: str, ids: Sequence[str], also: str = "") -> Iterator[tuple[Any, ...]]:
         """The rows of `select` with one of `ids`, asked for a few hundred at a time."""
@@ -283,6 +289,7 @@ def _row(a: Answer, origin: tuple[str, str]) -> tuple[object, ...]:
         json.dumps(a.tool_calls), np.array(a.token_ids, "<i4").tobytes(),
         a.finish_reason, a.usage.tokens_in, a.usage.tokens_out, a.usage.seconds, a.outcome, a.why,
         *origin, a.usage.cached, a.usage.reasoning, a.usage.lost_in, a.usage.lost_out,
+        a.usage.batch,
     )  # fmt: skip
 
 
@@ -293,7 +300,7 @@ def _sampling(sampling: Sampling) -> str:
 
 def _answer(row: tuple[Any, ...]) -> Answer:
     (id_, prompt_id, model, route, sampling, text, reasoning, calls, token_ids, finish, tokens_in,
-     tokens_out, seconds, outcome, why, _, _, *rest) = row  # fmt: skip
+     tokens_out, seconds, outcome, why, _, _, *rest, batch) = row  # fmt: skip
     return Answer(
         id=str(id_),
         prompt_id=str(prompt_id),
@@ -305,7 +312,7 @@ def _answer(row: tuple[Any, ...]) -> Answer:
         tool_calls=tuple(json.loads(str(calls))),
         token_ids=tuple(np.frombuffer(token_ids, "<i4").tolist()),
         finish_reason=str(finish),
-        usage=Usage(tokens_in, tokens_out, seconds, *rest),
+        usage=Usage(tokens_in, tokens_out, seconds, *rest, batch=bool(batch)),
         outcome=outcome,
         why=str(why),
     )
