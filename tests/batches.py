@@ -59,7 +59,7 @@ class BatchProvider(Provider):
         parts = path.strip("/").split("/")
         if parts[0] == "messages":
             parts = parts[1:]
-        if parts[0] not in ("files", "batches"):
+        if not parts or parts[0] not in ("files", "batches"):
             return await super()._handle(request)
         if self.behaviour.key and self.behaviour.key not in (
             request.headers.get("x-api-key"),

@@ -106,7 +106,7 @@ def test_planted_rows_of_gsm8k_are_found_and_its_train_rows_are_not() -> None:
         how(sets, row["question"]) == f"overlap: the prompt is gsm8k-test.jsonl:{n}"
         for n, row in enumerate(rows[:50], 1)
     )
-    own = [row for _, row in read_jsonl(train)][:1500]
+    own = [row for _, row in read_jsonl(train)][:500]
     assert sum(bool(how(sets, row["question"], row["answer"])) for row in own) <= 0.01 * len(own)
 
 

@@ -127,11 +127,11 @@ class Desk:
 
         With `leave`, it only looks once; raises ServiceError while something is under way.
         """
-        pause = FIRST_LOOK
+        pause, first = FIRST_LOOK, True
         while True:
             took = self._take_in()
-            if took or not self.full:
-                self.full = ""
+            if took or first:
+                first, self.full = False, ""
                 self._hand_over(prompts())
             elif not self.under_way:
                 raise ServiceError(
