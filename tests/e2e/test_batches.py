@@ -19,7 +19,8 @@ from walking import complaint, parts
 
 @pytest.fixture
 def provider() -> Iterator[BatchProvider]:
-    with BatchProvider(Behaviour(key=KEY)) as running:
+    running = BatchProvider(Behaviour(key=KEY))
+    with running:
         yield running
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,8 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchProvider]:
     monkeypatch.setattr("limbeck.collect.batches.FIRST_LOOK", 0.01)
     monkeypatch.setattr("limbeck.collect.batches.MOST_LINES", 15)
     monkeypatch.setattr(models, "LONGEST_WAIT", 0.01)
-    with BatchProvider() as running:
+    running = BatchProvider()
+    with running:
         yield running
 
 
@@ -55,7 +57,7 @@ def come(
         return stored(prompts(n), asking, store)
 
 
-def stopped(provider: BatchProvider, folder: Path, dialect: str = "openai", **how: bool) -> str:
+def stopped(provider: BatchProvider, folder: Path, dialect: str = "openai", **how: Any) -> str:
     """The same where it ends in an error; returns which."""
     with pytest.raises(LimbeckError) as caught:
         come(provider, folder, dialect, **how)

@@ -223,10 +223,14 @@ class AnswerStore:
             "sum(reasoning_tokens), sum(lost_in), sum(lost_out) FROM answers "
             "WHERE model = ? AND route = ? AND batch = ?"
         )
-        with self._named_errors():
-            rows = [self._db.execute(query, (model, route, n)).fetchone() for n in (0, 1)]
-        live, batches = (Usage(*(value or 0 for value in row)) for row in rows)
-        return live, replace(batches, batch=True)
+
+        def total(batch: bool) -> Usage:
+            with self._named_errors():
+                row = self._db.execute(query, (model, route, batch)).fetchone()
+            read, written, seconds, cached, reasoning, *lost = (value or 0 for value in row)
+            return Usage(read, written, seconds, cached, reasoning, lost[0], lost[1], batch)
+
+        return total(False), total(True)
 
     def _rows(self, select: str, ids: Sequence[str], also: str = "") -> Iterator[tuple[Any, ...]]:
         """The rows of `select` with one of `ids`, asked for a few hundred at a time."""

@@ -208,6 +208,7 @@ class BatchService:
         return judge(self.route, self.key, status, {}, to_json(body))
 
     def _create(self, path: str, make: Any, headers: dict[str, str], sign: Sign) -> str:
+        last: Exception | None = None
         for n in range(TRIES):
             try:
                 return self._runner.run(self._call("POST", path, make(), headers))["id"]
@@ -223,6 +224,7 @@ class BatchService:
 
     def _tried(self, call: Any, path: str) -> Any:
         """What a call brings, tried a few times; it must change nothing that matters."""
+        last: Exception | None = None
         for n in range(TRIES):
             try:
                 return self._runner.run(call())
