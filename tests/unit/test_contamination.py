@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from test_verify import DATA
 
-from limbeck.collect.contamination import EvalSet, benchmark, held_out, overlap
+from limbeck.collect.contamination import EvalSet, Words, benchmark, held_out, overlap
 from limbeck.collect.duplicates import normalise, words
 from limbeck.collect.rows import read_jsonl
+from limbeck.errors import InputError
 from limbeck.records import Message, Prompt, Split
 
 WORDS = [f"{a}{b}" for a in "bdfghklmnprstvz" for b in ("ando", "ilex", "orum", "ebay", "usty")]
@@ -82,6 +83,16 @@ def test_a_template_is_no_sign_of_a_row_but_its_own_words_are() -> None:
     )
 
 
+def test_a_set_without_text_is_the_user_s_mistake_and_one_without_phrases_is_none(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(InputError, match="holds no text"):
+        benchmark(file_of(tmp_path, {"n": 1}, {"q": " ?! "}), LENGTH)
+    with pytest.raises(InputError, match=r"no file .*none\.jsonl"):
+        benchmark(str(tmp_path / "none.jsonl"), LENGTH)
+    assert how([held_out(lambda: [], LENGTH)], "Who wrote Hamlet?") == ""
+
+
 def test_a_passage_that_several_rows_repeat_is_read_once(tmp_path: Path) -> None:
     drawn = random.Random(2)
     passage = text(drawn, 50)
@@ -117,4 +128,4 @@ def test_memory_grows_with_the_tests_alone(tmp_path: Path) -> None:
     assert sets.phrases == 1000 * (100 - LENGTH + 1)
     assert sets._pairs.nbytes == 12 * sets.phrases  # pyright: ignore[reportPrivateUsage]
     for _, n, one in texts[::100]:
-        assert sets.find(one) == f"is big:{n}"
+        assert sets.find(Words.of(one)) == f"is big:{n}"

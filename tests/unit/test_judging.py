@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ import pytest
 from test_store import answer
 
 from asking import prompts
-from limbeck.collect.ask import Asking, paired
+from limbeck.collect.ask import Asking
 from limbeck.collect.checks import Checks
 from limbeck.collect.contamination import held_out
 from limbeck.collect.judge import Judge, kinship, purse_of_judge
@@ -22,7 +22,6 @@ from limbeck.recipe import Recipe, parse_recipe
 from limbeck.records import Answer, Prompt, Sampling, Usage
 from limbeck.sections import ChecksSection
 
-ASKING = Asking("model", "local", Sampling())
 BENCH = Asking("grader", "local", Sampling(16))
 
 
@@ -210,7 +209,3 @@ def test_judge_and_teacher_share_a_budget(tmp_path: Path) -> None:
     assert unknown.judge is not None
     with AnswerStore(tmp_path / "a.sqlite") as store, pytest.raises(InputError, match="the judge"):
         purse_of_judge(unknown, route(unknown.judge), store)
-
-
-def test_the_key_of_an_answer_is_not_touched_by_checks() -> None:
-    assert "judge" not in asdict(ASKING) and next(paired([], ASKING, cast(Any, None)), None) is None

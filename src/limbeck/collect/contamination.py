@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.collect.duplicates import normalise, words
+from limbeck.collect.hub import PREFIX
 from limbeck.collect.rows import read_rows
+from limbeck.errors import InputError
 from limbeck.records import Prompt
 
 Text: TypeAlias = tuple[str, int, str]
@@ -19,6 +21,7 @@ Text: TypeAlias = tuple[str, int, str]
 COMMON = (10, 0.05)  # texts of a set, at most and as a share, that may share words by chance
 SHORT = 5  # words from which a whole answer that is a whole text of a test is no accident
 BLOCK = 1 << 18  # hashes gathered before they are packed
+_HASH = np.dtype(np.uint64)
 _PAIR = np.dtype([("hash", np.uint64), ("row", np.uint32)])
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -53,14 +56,15 @@ class EvalSet:
         self._file = name
         half = (length + 1) // 2
         halves = _gathered(
-            np.unique(_phrases(hashes, half)) for _, hashes in self._distinct(texts())
+            (np.unique(_phrases(hashes, half)) for _, hashes in self._distinct(texts())), _HASH
         )
         most = max(1, min(COMMON[0], int(COMMON[1] * len(self._wholes))))
         common = _more_than(most, halves)
         del halves
         self._wholes.clear()
         pairs = _gathered(
-            _own(hashes, row, length, half, common) for row, hashes in self._distinct(texts())
+            (_own(hashes, row, length, half, common) for row, hashes in self._distinct(texts())),
+            _PAIR,
         )
         pairs.sort(order="hash")
         first = np.ones(len(pairs), bool)
@@ -70,19 +74,16 @@ class EvalSet:
     def _distinct(self, texts: Iterator[Text]) -> Iterator[tuple[int, NDArray[np.uint64]]]:
         """Row and word hashes of each text that was not there before."""
         for self._file, row, text in texts:
-            read = _Words.of(text)
+            read = Words.of(text)
             if read.number and read.whole not in self._wholes:
                 self._wholes[read.whole] = row
                 yield row, read.hashes
 
-    def find(self, text: str, shortest: int = 1) -> str:
+    def find(self, read: Words, shortest: int = 1) -> str:
         """How a text overlaps with the set, in words; "" if it does not.
 
         A whole text of fewer words than `shortest` is no evidence.
         """
-        return self._find(_Words.of(text), shortest)
-
-    def _find(self, read: _Words, shortest: int) -> str:
         row = self._wholes.get(read.whole) if read.number >= shortest else None
         if row is not None:
             return f"is {self._file}:{row}"
@@ -90,6 +91,11 @@ class EvalSet:
         if not len(hits):
             return ""
         return f"shares {self.length} words with {self._file}:{self._pairs['row'][hits[0, 1]]}"
+
+    @property
+    def texts(self) -> int:
+        """How many different texts there are."""
+        return len(self._wholes)
 
     @property
     def phrases(self) -> int:
@@ -104,11 +110,11 @@ def overlap(prompt: Prompt, answer: str, sets: Sequence[EvalSet]) -> Overlap | N
     answers from five words on.
     """
     turns = [m.content for m in prompt.messages if m.role != "system"]
-    parts = [("prompt", _Words.of(turn), SHORT if len(turns) > 1 else 1) for turn in turns]
-    parts.append(("answer", _Words.of(answer), SHORT))
+    parts = [("prompt", Words.of(turn), SHORT if len(turns) > 1 else 1) for turn in turns]
+    parts.append(("answer", Words.of(answer), SHORT))
     for tests in sets:
         for part, read, shortest in parts:
-            if how := tests._find(read, shortest):  # pyright: ignore[reportPrivateUsage]
+            if how := tests.find(read, shortest):
                 return Overlap(tests.name, f"overlap: the {part} {how}")
     return None
 
@@ -116,9 +122,14 @@ def overlap(prompt: Prompt, answer: str, sets: Sequence[EvalSet]) -> Overlap | N
 def benchmark(source: str, length: int) -> EvalSet:
     """The texts of a file of tests: every field that holds text, or lists or tables of it.
 
-    Raises InputError as `rows.read_rows` does.
+    Raises InputError for a file without text, and as `rows.read_rows` does.
     """
-    return EvalSet(Path(source).name, lambda: _texts_of_file(source), length)
+    if not source.startswith(PREFIX) and not Path(source).is_file():
+        raise InputError(f"checks.benchmarks: there is no file {source}")
+    found = EvalSet(Path(source).name, lambda: _texts_of_file(source), length)
+    if not found.texts:
+        raise InputError(f"checks.benchmarks: {source} holds no text to look for")
+    return found
 
 
 def held_out(prompts: Callable[[], Iterable[Prompt]], length: int) -> EvalSet:
@@ -157,7 +168,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Words:
+class Words:
     """A text as it is compared: a hash of it all, and of each word that is no sign.
 
     Python's own hashes, which hold for this process alone.
@@ -168,11 +179,12 @@ class _Words:
     hashes: NDArray[np.uint64]
 
     @staticmethod
-    def of(text: str) -> _Words:
+    def of(text: str) -> Words:
+        """Read a text."""
         found = words(normalise(text))
         spoken = [word for word in found if word[0].isalnum()]
         hashes = np.fromiter(map(hash, spoken), np.int64, len(spoken)).view(np.uint64)
-        return _Words(hash(tuple(found)), len(found), hashes)
+        return Words(hash(tuple(found)), len(found), hashes)
 
 
 def _phrases(hashes: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
@@ -210,8 +222,8 @@ def _own(
     return pairs
 
 
-def _gathered(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
-    """All of the arrays in one, packed a block at a time; at least one is given."""
+def _gathered(arrays: Iterable[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """All of the arrays in one, packed a block at a time."""
     packed: list[NDArray[Any]] = []
     waiting: list[NDArray[Any]] = []
     size = 0
@@ -220,7 +232,7 @@ def _gathered(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
         size += len(array)
         if size >= BLOCK:
             packed, waiting, size = [*packed, np.concatenate(waiting)], [], 0
-    return np.concatenate([*packed, *waiting])
+    return np.concatenate([*packed, *waiting, np.empty(0, dtype)])
 
 
 def _more_than(most: int, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
