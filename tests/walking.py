@@ -25,7 +25,8 @@ STAGES = (
 )  # fmt: skip
 SECRETS = {"OPENAI_API_KEY": "sk-end-to-end-4f1c", "HF_TOKEN": "hf_endtoend4f1c"}
 SAID = (
-    *STAGES, "recipe", "model", "self-check", "probe", "plan", "estimate", "cost", "limbeck",
+    *STAGES, "recipe", "model", "self-check", "probe", "plan", "estimate", "cost", "batch",
+    "limbeck",
 )  # fmt: skip
 OURS = re.compile(rf" *({'|'.join(SAID)})  ")
 RECIPE: dict[str, dict[str, Any]] = {

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck import __version__, lineage, ranks
-from limbeck.collect.ask import ask, collected, missing, stored
+from limbeck.collect.ask import ask, collected, missing, paired, stored
+from limbeck.collect.checks import Checks
 from limbeck.collect.prompts import content, read_prompts, write_prompts
 from limbeck.collect.store import AnswerStore, outcomes
 from limbeck.errors import InputError
@@ -18,9 +19,12 @@ from limbeck.ground import Ground
 from limbeck.permit import gate
 from limbeck.preflight.fit import refuse
 from limbeck.progress import say
-from limbeck.run import Stage, key_of
+from limbeck.run import Fact, Stage, key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from limbeck.collect.contamination import EvalSet
     from limbeck.train.learner import Learns
 
 STAGES: tuple[Stage, ...] = (
@@ -72,6 +76,8 @@ class Walk(Ground):
         key = self.collect_key
         if self._skipped("collect", key, self.store_path):
             return
+        checks, sets = Checks(self.recipe.checks), self.tests()
+        checks.ready()  # what is wrong with them shows before anything is paid for
         with self.run.work("collect", key) as facts, self.store() as store:
             asked_now = self._ask_service(store) if self.served else self._ask_weights(store)
             if lineage.dropped(self.folder):
@@ -80,8 +86,28 @@ class Walk(Ground):
             name = self.served[0].teacher if self.served else self.weights.name
             asking = self.asking
             facts |= {"teacher": name, "fingerprint": asking.model, "route": asking.route}
+            rejected = self._judge(checks, sets, store, name)
             facts |= collected(self.each_prompt(), asking, store)
-            facts["asked_now"] = asked_now
+            facts |= {"asked_now": asked_now, **rejected}
+
+    def _judge(
+        self, checks: Checks, sets: Sequence[EvalSet], store: AnswerStore, teacher: str
+    ) -> dict[str, Fact]:
+        """Hold what is stored to the recipe's checks; what was rejected, and by whom."""
+        from limbeck.collect.judge import kinship
+        from limbeck.collect.judging import rejudge
+
+        groups = lambda: (  # noqa: E731
+            (prompt, [answer] if answer else [])
+            for prompt, answer in paired(self.each_prompt(), self.asking, store)
+        )
+        found = rejudge(groups, checks, store, sets, self.judge)
+        facts: dict[str, Fact] = {f"rejected by {name}": n for name, n in found.items() if n}
+        if self.judge is not None:
+            kin = kinship(teacher, self.judge.name)
+            facts["judge"] = self.judge.name
+            facts["judge_is"] = f"not independent of the teacher: {kin}" if kin else "independent"
+        return facts
 
     def _ask_weights(self, store: AnswerStore) -> int:
         due = sum(1 for _ in missing(self.all_prompts, self.asking, store))
@@ -223,11 +249,18 @@ class Walk(Ground):
                 "outcomes": outcomes(self.answers),
                 "permission": asdict(self.permission),
                 "samples": found.samples,
-                "notes": list(NOTES),
+                "notes": [*NOTES, *self._of_the_judge()],
             }
             write_text(path, json.dumps(verdict, indent=1, ensure_ascii=False) + "\n")
             facts |= {"passed": str(verdict["passed"]), "held_out_answers": len(asked)}
             facts["sha256"] = sha256_file(path)
+
+    def _of_the_judge(self) -> list[str]:
+        """What a verdict has to say of the model that chose the answers, if one did."""
+        facts = self.run.manifest["stages"]["collect"].get("facts", {})
+        if "judge" not in facts:
+            return []
+        return [f"{facts['judge']} chose the answers that were learnt from: {facts['judge_is']}."]
 
     def export(self) -> None:
         """The student's folder, with its card."""

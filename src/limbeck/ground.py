@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck import lineage
 from limbeck.collect.ask import Asking, stored
+from limbeck.collect.checks import Checks
 from limbeck.collect.prompts import iterate_prompts, load_prompts
 from limbeck.collect.store import AnswerStore, store_of
 from limbeck.errors import InputError
@@ -21,12 +22,16 @@ from limbeck.permit.decide import Route, decide
 from limbeck.recipe import RUNS_ALIKE
 from limbeck.records import Answer, Permission, Prompt
 from limbeck.run import Run, key_of
+from limbeck.sections import ChecksSection
 
 if TYPE_CHECKING:
+    from limbeck.collect.contamination import EvalSet
+    from limbeck.collect.judge import Judge
     from limbeck.collect.listing import Format
     from limbeck.collect.targets import TargetsFolder
     from limbeck.models.local import LocalModel
     from limbeck.models.routes import Route as ServedRoute
+    from limbeck.recipe import TeacherSection
     from limbeck.records import Role
     from limbeck.train.learner import Learns
 
@@ -75,14 +80,11 @@ class Ground:
     @cached_property
     def permission(self) -> Permission:
         """What the terms of all that shapes the rows, or a recorded permission, say."""
-        section = self.recipe.teacher
-        if not self.served:
-            route = _route(self.weights)
-        elif section.url is not None:
-            route = routes.route_at(section.url, section.model)
-        else:
-            route = routes.route_of(section.model)
-        return gate.permission_for([route], self.recipe.permit)
+        section, judge = self.recipe.teacher, self.recipe.judge
+        shaped = [_way(section) if section.served else _route(self.weights)]
+        if judge is not None:
+            shaped.append(replace(_way(judge), role="judge"))
+        return gate.permission_for(shaped, self.recipe.permit)
 
     @cached_property
     def terms(self) -> tuple[Permission, ...]:
@@ -149,16 +151,40 @@ class Ground:
 
     def store(self) -> AnswerStore:
         """The run's answers."""
-        return AnswerStore(self.store_path, self.permission)
+        return AnswerStore(self.store_path, self.permission, judged=self.collect_key)
 
     @cached_property
     def collect_key(self) -> str:
-        """Of the answers: prompts, teacher, sampling, and what was dropped."""
+        """Of the answers: prompts, teacher, sampling, what was dropped, and the checks."""
         ids = sha256()
         for prompt in self.each_prompt():
-            ids.update(f"{prompt.id} {prompt.split}\n".encode())
-        gone = lineage.dropped(self.folder)
-        return key_of("collect", ids.hexdigest(), asdict(self.asking), *([gone] if gone else []))
+            ids.update(f"{prompt.id} {prompt.split}{prompt.reference}\n".encode())
+        gone, checks = lineage.dropped(self.folder), self.recipe.checks
+        also: list[Any] = [gone] if gone else []
+        if checks != ChecksSection():
+            also.append(Checks(checks).key)
+        if self.judge is not None:
+            also.append(asdict(self.judge.asking))
+        return key_of("collect", ids.hexdigest(), asdict(self.asking), *also)
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """The model that scores answers, not loaded; None where the recipe names none."""
+        if self.recipe.judge is None:
+            return None
+        from limbeck.collect.judge import judge_of
+
+        return judge_of(self.recipe)
+
+    def tests(self) -> list[EvalSet]:
+        """What no row to learn from may overlap with."""
+        from limbeck.collect.contamination import benchmark, held_out
+
+        told = self.recipe.checks
+        if not told.overlap:
+            return []
+        named = [benchmark(name, told.overlap) for name in told.benchmarks]
+        return [*named, held_out(self.each_prompt, told.overlap)]
 
     @property
     def targets_key(self) -> str:
@@ -212,7 +238,7 @@ class Ground:
 
         if not self.store_path.exists():
             raise InputError(f"{self.folder} has no answers yet: run limbeck collect first")
-        with AnswerStore(self.store_path, read_only=True) as store:
+        with AnswerStore(self.store_path, read_only=True, judged=self.collect_key) as store:
             found = rows(self.each_prompt(), self.asking, store, outcome)
             yield from messages(found) if form == "messages" else found
 
@@ -243,6 +269,16 @@ class Ground:
             temperature=section.temperature,
         )
         return TargetsFolder(self.folder / "targets", binding)
+
+
+def _way(section: TeacherSection) -> Route:
+    """The route by which terms are looked up for whatever model a section names."""
+    if section.url is not None:
+        return routes.route_at(section.url, section.model)
+    if section.served:
+        return routes.route_of(section.model)
+    found = models.find(section.model, revision=section.revision, sha256=section.sha256)
+    return _route(found)
 
 
 def _route(weights: models.Weights) -> Route:

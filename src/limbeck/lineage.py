@@ -118,7 +118,8 @@ def trace(recipe: Recipe, folder: Path) -> Lineage:
     run = Run(folder, recipe)
     facts = _collected(run)
     prompts = load_prompts(folder / "prompts.jsonl")
-    with AnswerStore(store_of(recipe, folder), read_only=True) as store:
+    key = run.manifest["stages"]["collect"]["key"]
+    with AnswerStore(store_of(recipe, folder), read_only=True, judged=key) as store:
         found = stored(prompts, _asking(recipe, facts), store)
         origins = store.origins([answer.id for answer in found])
         permissions = store.permissions()

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from limbeck.errors import InputError
-from limbeck.records import Distribution, Purpose, Sampling, identity
+from limbeck.records import Sampling, identity
+from limbeck.sections import ChecksSection, PermitSection, Section
 
 Divergence = Literal[
     "forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "adaptive_kl"
@@ -31,12 +32,6 @@ RUNS_ALIKE = (
     "checkpoint_activations",
     "checkpoint_seconds",
 )
-
-
-class Section(BaseModel):
-    """A table of the recipe: no key that is not declared, no change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TeacherSection(Section):
@@ -75,6 +70,11 @@ class TeacherSection(Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     batch_size: int = Field(default=64, ge=1, description="prompts answered at once")
     in_flight: int = Field(default=256, ge=1, description="most questions to a service at once")
+    batch: Literal["wait", "leave"] | None = Field(
+        default=None,
+        description="ask through the provider's batch queue, at its price, and wait for it, or "
+        "leave and come back with the same command",
+    )
     answers: str | None = Field(
         default=None, description="a store that runs share; default: the run's own"
     )
@@ -99,7 +99,7 @@ class TeacherSection(Section):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> TeacherSection:
-        only = ("key", "insecure", "max_tokens_again", "in_flight", "dialect")
+        only = ("key", "insecure", "max_tokens_again", "in_flight", "dialect", "batch")
         given = [key for key in only if key in self.model_fields_set and getattr(self, key)]
         default = {"in_flight": 256, "dialect": "openai"}
         given = [key for key in given if getattr(self, key) != default.get(key)]
@@ -140,6 +140,9 @@ class PromptsSection(Section):
     )
     system: str | None = Field(
         default=None, description="system message for prompts that bring none"
+    )
+    reference: str | None = Field(
+        default=None, description="column with the right answer, for [checks]"
     )
     held_out: float | str = Field(default=0.1, description="share kept back by hash, or a file")
     near_duplicates: float = Field(
@@ -271,7 +274,7 @@ class ValidateSection(Section):
 class ExportSection(Section):
     """What leaves the run folder."""
 
-    formats: list[Literal["safetensors"]] = ["safetensors"]
+    formats: list[Literal["safetensors"]] = Field(default=["safetensors"])
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     name: str | None = Field(
         default=None,
@@ -283,30 +286,6 @@ class ExportSection(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$",
         description="hub tag or SPDX id; default: what the terms, or the weights' licence, ask",
     )
-
-
-class PermitSection(Section):
-    """What the student is for, and a recorded permission where the terms ask for one."""
-
-    purpose: Purpose = "product"
-    competes: bool | None = Field(
-        default=None, description="with the teacher's provider; only where its terms turn on it"
-    )
-    distribution: Distribution | None = Field(
-        default=None, description="how the student is given out; only where the terms turn on it"
-    )
-    permission: str | None = Field(
-        default=None, description="TOML: teacher, allowed_by, until, purpose"
-    )
-    permission_sha256: str | None = Field(
-        default=None, pattern=r"^[0-9a-fA-F]{64}$", description="what that file must hash to"
-    )
-
-    @model_validator(mode="after")
-    def _hash_of_a_file(self) -> PermitSection:
-        if self.permission_sha256 and not self.permission:
-            raise ValueError("permission_sha256 needs the permission that it is the hash of")
-        return self
 
 
 class Recipe(Section):
@@ -322,6 +301,21 @@ class Recipe(Section):
     export: ExportSection = Field(default_factory=ExportSection)
     permit: PermitSection = Field(default_factory=PermitSection)
     budget: BudgetSection = Field(default_factory=BudgetSection)
+    checks: ChecksSection = Field(default_factory=ChecksSection)
+    judge: TeacherSection | None = None
+
+    @model_validator(mode="after")
+    def _checks_have_what_they_need(self) -> Recipe:
+        if self.checks.equals and not self.prompts.reference:
+            raise ValueError("checks.equals needs prompts.reference, the column to compare with")
+        if (self.checks.judge is None) != (self.judge is None):
+            raise ValueError("checks.judge (a score) and [judge] (a model) belong together")
+        if self.judge is not None and self.judge.batch is not None:
+            raise ValueError("judge.batch: a judge is asked live")
+        samples = getattr(self.teacher, "samples", 1)
+        if samples < 2 and (self.checks.majority or self.checks.best):
+            raise ValueError("checks.majority and checks.best choose among teacher.samples")
+        return self
 
     @property
     def id(self) -> str:
@@ -382,9 +376,17 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
         ("prompts", "held_out"),
         ("student", "base"),
         ("permit", "permission"),
+        ("checks", "json_schema"),
+        ("judge", "model"),
     ):
-        if isinstance(table[section][key], str) and table[section][key] != "teacher":
-            table[section][key] = anchor(table[section][key], key)
+        part: dict[str, Any] = table[section] or {}
+        if isinstance(part.get(key), str) and part[key] != "teacher":
+            part[key] = anchor(part[key], key)
+    checks = table["checks"]
+    checks["benchmarks"] = [anchor(name, "benchmarks") for name in checks["benchmarks"]]
+    if checks["function"]:
+        place, colon, name = checks["function"].rpartition(":")
+        checks["function"] = anchor(place, "function") + colon + name
     return Recipe.model_validate(table)
 
 

@@ -45,13 +45,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model is asked. `source` says where it stood, as `file:row`."""
+    """What a model is asked. `source` says where it stood, as `file:row`.
+
+    `reference` is the right answer, where the recipe names one.
+    """
 
     id: str
     messages: tuple[Message, ...]
     source: str
     split: Split
     tags: tuple[str, ...] = ()
+    reference: str = ""
 
     @staticmethod
     def identify(messages: tuple[Message, ...]) -> str:
@@ -75,7 +79,7 @@ class Usage:
 
     `cached` of those read came at a cache's price, `reasoning` of those written are no part of the
     text. `lost_in` and `lost_out` are what earlier tries may have been billed that brought nothing,
-    at most.
+    at most. `batch` says that they cost what a batch's do.
     """
 
     tokens_in: int
@@ -85,6 +89,7 @@ class Usage:
     reasoning: int = 0
     lost_in: int = 0
     lost_out: int = 0
+    batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,10 +36,13 @@ PRESENTED = ("export.name", "export.licence", "permit.")
 """How keys begin that may change at any time: no weight depends on how the student is given out, or
 by whose leave."""
 CARRIED_OUT = (
-    "budget.", "teacher.in_flight", "teacher.insecure", "teacher.key",
+    "budget.", "judge.in_flight", "judge.insecure", "judge.key",
+    "teacher.batch", "teacher.in_flight", "teacher.insecure", "teacher.key",
     *(f"train.{key}" for key in RUNS_ALIKE),
 )  # fmt: skip
 """Likewise: they decide how a run is carried out, and nothing of what it makes."""
+JUDGED = ("checks.", "judge", "prompts.reference")
+"""Likewise: stored answers are judged anew, and what rests on them is made anew."""
 
 
 class Run:
@@ -191,13 +195,17 @@ def _claim(run: Run) -> None:
     keys = clashes(run)
     if not keys:
         return
-    if all(key.startswith((*PRESENTED, *CARRIED_OUT)) for key in keys):
-        keys = [key for key in keys if key.startswith(PRESENTED)]
+    shown = [key for key in keys if not key.startswith(CARRIED_OUT)]
+    if all(key.startswith(PRESENTED) for key in shown):
         then = ": the student is exported anew"
+    elif all(key.startswith((*PRESENTED, *JUDGED)) for key in shown):
+        then = ": the stored answers are judged anew"
+        for half_trained in run.folder.glob("checkpoints/*/step-*"):
+            shutil.rmtree(half_trained)
     else:
         then = "; nothing was made by the old one"
-    if keys:
-        say(f"{'recipe':>9}  changed in {', '.join(keys)}{then}")
+    if shown:
+        say(f"{'recipe':>9}  changed in {', '.join(shown)}{then}")
     run.adopt()
 
 
@@ -209,7 +217,7 @@ def clashes(run: Run) -> list[str]:
     saved = run.folder / "recipe.toml"
     keys = differences(run.recipe, read_recipe(saved)) if saved.exists() else []
     made = {stage for stage, entry in run.manifest["stages"].items() if "finished" in entry}
-    free = all(key.startswith((*PRESENTED, *CARRIED_OUT)) for key in keys)
+    free = all(key.startswith((*PRESENTED, *CARRIED_OUT, *JUDGED)) for key in keys)
     if not free and made - {"permit", "prompts"}:
         raise InputError(
             f"{run.folder} is the run of another recipe; they differ in {', '.join(keys)}. "

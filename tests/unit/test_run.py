@@ -135,6 +135,29 @@ def test_a_recipe_may_change_until_something_is_made_by_it(tmp_path: Path) -> No
         pass
 
 
+def test_checks_may_change_at_any_time_and_half_trained_states_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = recipe().model_dump(by_alias=True)
+    stricter = parse_recipe({**told, "checks": {"pattern": "x"}})
+    with open_run(recipe(), tmp_path / "run") as run:
+        finish(run)
+        with run.work("train", "key"):
+            (half := run.folder / "checkpoints" / "student" / "step-5").mkdir(parents=True)
+            (final := half.with_name("final")).mkdir()
+    with open_run(recipe(), tmp_path / "run"):
+        assert half.exists()
+    with open_run(stricter, tmp_path / "run") as run:
+        assert "changed in checks.pattern: the stored answers are judged anew" in (
+            capsys.readouterr().err
+        )
+        assert final.exists() and not half.exists()
+        assert resolve(run.folder, None)[0] == stricter
+    longer = parse_recipe({**stricter.model_dump(by_alias=True), "seed": 1})
+    with pytest.raises(InputError, match="differ in seed"), open_run(longer, tmp_path / "run"):
+        pass
+
+
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("…")
     message = "holds 'thesis.tex' but no recipe.toml: not a run folder"

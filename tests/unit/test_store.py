@@ -255,5 +255,6 @@ def test_what_a_failure_cost_is_asked_again_and_all_is_counted(tmp_path: Path) -
         store.add([answer("p"), spoilt, lost, replace(answer("s"), model="other")])
         ids = [answer(name).id for name in "pqr"]
         assert store.have(ids) == {ids[0], ids[2]}
-        assert store.spent("model", "local") == Usage(9, 8, 1.5, 0, 0, 10, 20)
-        assert store.spent("nobody", "local") == Usage(0, 0)
+        none = Usage(0, 0, batch=True)
+        assert store.spent("model", "local") == (Usage(9, 8, 1.5, 0, 0, 10, 20), none)
+        assert store.spent("nobody", "local") == (Usage(0, 0), none)

@@ -133,7 +133,8 @@ def collected(prompts: Iterable[Prompt], asking: Asking, store: AnswerStore) -> 
         if not number:
             raise InputError(
                 f"No answer to a {split} prompt was kept: {ended}. Raise teacher.max_tokens where "
-                "answers are truncated, or change the prompts."
+                "answers are truncated, loosen [checks] where they are rejected, or change the "
+                "prompts."
             )
     return {"answers": sum(ended.values()), **tokens, **ended}
 

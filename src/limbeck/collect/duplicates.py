@@ -31,11 +31,15 @@ def shingles(turns: Iterable[tuple[str, str]]) -> frozenset[str]:
     37 words on: in a short prompt one word is another question. Punctuation is no word, other
     signs are (`3 < 5`, `C++`); scripts written without spaces are taken letter by letter.
     """
-    words: list[str] = []
+    spoken: list[str] = []
     for role, text in turns:
-        found = [word for word in _WORD.findall(text) if word not in _PUNCTUATION]
-        words += [f"\x02{role}", *(found or [text])]
-    return frozenset(f"{one} {other}" for one, other in pairwise([*words, _END]))
+        spoken += [f"\x02{role}", *(words(text) or [text])]
+    return frozenset(f"{one} {other}" for one, other in pairwise([*spoken, _END]))
+
+
+def words(text: str) -> list[str]:
+    """The words of a normalised text, and the signs that are no punctuation."""
+    return [word for word in _WORD.findall(text) if word not in _PUNCTUATION]
 
 
 def earlier_twins(

@@ -125,7 +125,8 @@ def _find(
 ) -> list[_Found]:
     """The prompts of one source, all of one `split` or each of its own."""
     fields = (section.field,) if section.field else ("prompt", "messages")
-    rows = islice(read_rows(source, fields, ("tags", "task")), limit)
+    others = ("tags", "task", *([section.reference] if section.reference else []))
+    rows = islice(read_rows(source, fields, others), limit)
     found = [_prompt_of(place, row, fields, section, split) for place, row in rows]
     if not found:
         raise InputError(f"{source} holds no prompts.")
@@ -153,7 +154,8 @@ def _prompt_of(
     system = spoken.pop(0)[1] if spoken[0][0] == "system" else ""
     turns = tuple(spoken)
     split = split or ("held_out" if _draw(turns) < float(section.held_out) else "train")
-    prompt = Prompt(Prompt.identify(messages), messages, place, split, _tags(place, row))
+    tags, reference = _tags(place, row), _reference(place, row, section.reference)
+    prompt = Prompt(Prompt.identify(messages), messages, place, split, tags, reference)
     return _Found(prompt, system, turns)
 
 
@@ -206,6 +208,16 @@ def _tags(place: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         case _:
             wanted = "a list of texts" if field == "tags" else "text"
             raise InputError(f"{place}: {field!r} must be {wanted}, this is {kind(value)}.")
+
+
+def _reference(place: str, row: Mapping[str, Any], field: str | None) -> str:
+    """The right answer that a row brings: text as it is, anything else as JSON."""
+    if field is None:
+        return ""
+    if row.get(field) is None:
+        raise InputError(f"{place}: no field {field!r}, which prompts.reference names.")
+    value = row[field]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _draw(turns: tuple[tuple[str, str], ...]) -> float:

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.collect.ask import Asking, gather, missing, truncated
+from limbeck.collect.batches import Desk, Queue
+from limbeck.collect.judge import charge_judge
 from limbeck.collect.probe import Probe, probe, to_json
 from limbeck.collect.store import AnswerStore
 from limbeck.errors import InputError
 from limbeck.files import write_text
+from limbeck.models.batches import BatchService
 from limbeck.models.budget import Purse, bound, purse
 from limbeck.models.pace import Pace
 from limbeck.models.routes import SERVER, Route, route
@@ -54,9 +57,13 @@ def ask_service(
     if not due.questions:
         return 0
     where.key()
+    batch = recipe.teacher.batch
+    if batch is None:
+        Queue(store.path, where).refuse_live(store)
     money = purse_of(where, recipe, store)
     known = _known(folder / "probe.json", where)
     money.spend(Usage(known.get("tokens_in", 0), known.get("tokens_out", 0)))
+    charge_judge(money, recipe, store)
     if due.first is not None and not money.tokens:
         money.refuse_too_little(bound(due.first, asking.sampling.max_tokens))
     pace = Pace(recipe.teacher.in_flight, who=where.teacher)
@@ -65,17 +72,24 @@ def ask_service(
         _remember(folder / "probe.json", where, found)
         say(f"{'probe':>9}  {found.line()}")
     say(f"{'plan':>9}  text alone: the distributions of a service's answers are not used yet")
-    say(f"{'estimate':>9}  {due.told(money, *due.usage(asking, store))}")
+    say(f"{'estimate':>9}  {due.told(money, *due.usage(asking, store, batch=bool(batch)))}")
     model = ServedModel(where, purse=money, pace=pace)
+
+    def answer(some: Callable[[], Iterator[Prompt]], one: Asking, label: str, *count: int) -> None:
+        if batch is None:
+            gather(model, some(), one, store, label, *count)
+            return
+        with BatchService(where) as service:
+            Desk(where, one, store, money, service).collect(some, leave=batch == "leave")
+
     try:
-        total, there = due.all, due.all - due.missing
-        gather(model, prompts(), asking, store, "collect", total, there)
+        answer(prompts, asking, "collect", due.all, due.all - due.missing)
         if longer := asking.longer:
             cut = lambda: truncated(prompts(), asking, store)  # noqa: E731
             left = sum(1 for _ in missing(cut(), longer, store))
             if left:
                 say(f"{'collect':>9}  {left:,} truncated answers are asked for with a higher cap")
-                gather(model, cut(), longer, store, "again", left)
+                answer(cut, longer, "again", left)
                 due.missing += left
     finally:
         if money.price is None:
@@ -89,7 +103,8 @@ def purse_of(where: Route, recipe: Recipe, store: AnswerStore) -> Purse:
     """The recipe's purse, with what the answers that are there took of it."""
     provider = "" if where.provider == SERVER else where.provider
     money = purse(provider, where.model, recipe.budget)
-    money.spend(store.spent(where.model, where.name))
+    for used in store.spent(where.model, where.name):
+        money.spend(used)
     return money
 
 
@@ -131,13 +146,16 @@ class Due:
         """How many are still to be asked."""
         return self.missing + self.cut
 
-    def usage(self, asking: Asking, store: AnswerStore) -> tuple[Usage, Usage]:
+    def usage(
+        self, asking: Asking, store: AnswerStore, *, batch: bool = False
+    ) -> tuple[Usage, Usage]:
         """What the rest will take: as long as answers were so far, and at most."""
         done, longest = self.all - self.missing, asking.sampling.max_tokens
-        spent = store.spent(asking.model, asking.route)
-        typical = spent.tokens_out / done if done >= 20 else TYPICAL * longest
+        spent = sum(used.tokens_out for used in store.spent(asking.model, asking.route))
+        typical = spent / done if done >= 20 else TYPICAL * longest
         read = self.bytes // BYTES + 8 * self.missing
-        return Usage(read, int(typical * self.missing)), Usage(read, longest * self.missing)
+        likely, most = int(typical * self.missing), longest * self.missing
+        return Usage(read, likely, batch=batch), Usage(read, most, batch=batch)
 
     def told(self, money: Purse, likely: Usage, most: Usage) -> str:
         """The same for people, with its price."""

@@ -7,9 +7,9 @@ import itertools
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from limbeck.files import disk_full
 from limbeck.recipe import Recipe
 from limbeck.records import OUTCOMES, Answer, Outcome, Permission, Sampling, Usage
 
-VERSION = 3
+VERSION = 4
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS answers (
     id TEXT PRIMARY KEY,
@@ -45,11 +45,18 @@ SCHEMA = (
     cached INTEGER NOT NULL,     -- as the other three, 0 where an older limbeck did not keep it
     reasoning_tokens INTEGER NOT NULL,
     lost_in INTEGER NOT NULL,
-    lost_out INTEGER NOT NULL
+    lost_out INTEGER NOT NULL,
+    batch INTEGER NOT NULL       -- 1: asked for in a batch, and at its price
 ) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS permissions (
     id TEXT PRIMARY KEY,
     document TEXT NOT NULL       -- JSON: the Permission under which answers were asked for
+) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS judged (
+    id TEXT NOT NULL,            -- of an answer that is kept, and rejected by a run's checks
+    run TEXT NOT NULL,           -- the key under which that run collects
+    why TEXT NOT NULL,
+    PRIMARY KEY (id, run)
 ) WITHOUT ROWID""",
 )
 ADDED = {  # columns, by the format that brought them
@@ -58,8 +65,9 @@ ADDED = {  # columns, by the format that brought them
         f"{column} INTEGER NOT NULL DEFAULT 0"
         for column in ("cached", "reasoning_tokens", "lost_in", "lost_out")
     ),
+    4: ("batch INTEGER NOT NULL DEFAULT 0",),
 }
-COLUMNS = 21
+COLUMNS = 22
 CLOCKED = ("seconds", "asked_at", "cached", "lost_in", "lost_out")
 AT_ONCE = 500  # ids in one query
 
@@ -77,12 +85,19 @@ class AnswerStore:
 
     Each answer is kept with the moment at which it was added and the `permission` that the store
     was opened with. A store opened `read_only` is not touched, not even brought to this format.
+    Runs that share a store may judge its answers by different checks: one opened as `judged` by a
+    run shows what that run rejected as rejected.
     """
 
     def __init__(
-        self, path: Path, permission: Permission | None = None, *, read_only: bool = False
+        self,
+        path: Path,
+        permission: Permission | None = None,
+        *,
+        read_only: bool = False,
+        judged: str = "",
     ) -> None:
-        self.path, self._permission = path, permission
+        self.path, self._permission, self._run = path, permission, judged
         with self._named_errors():
             self._db = _open(path, read_only)
             found = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -138,6 +153,17 @@ class AnswerStore:
         with self._named_errors(), self._db:
             self._db.executemany(change, [(why, i, why) for i in ids])
 
+    def judge(self, rejected: Mapping[str, str]) -> None:
+        """Add what this run's checks reject, and why, by answer id; answers stay as they are."""
+        rows = [(i, self._run, why) for i, why in rejected.items()]
+        with self._named_errors(), self._db:
+            self._db.executemany("INSERT OR REPLACE INTO judged VALUES (?, ?, ?)", rows)
+
+    def forget_judged(self) -> None:
+        """Take back all that this run's checks rejected."""
+        with self._named_errors(), self._db:
+            self._db.execute("DELETE FROM judged WHERE run = ?", (self._run,))
+
     def have(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that need not be asked again: all here but those that a failure cost.
 
@@ -149,6 +175,10 @@ class AnswerStore:
     def get(self, ids: Sequence[str]) -> list[Answer]:
         """The answers with these ids that are in the store, in the order of `ids`."""
         found = {row[0]: _answer(row) for row in self._rows("SELECT * FROM answers", ids)}
+        if self._run:
+            for i, run, why in self._rows("SELECT * FROM judged", ids):
+                if run == self._run and i in found and found[i].outcome == "kept":
+                    found[i] = replace(found[i], outcome="rejected", why=why)
         return [found[i] for i in ids if i in found]
 
     def origins(self, ids: Sequence[str]) -> dict[str, Origin]:
@@ -163,33 +193,44 @@ class AnswerStore:
         return {id_: json.loads(document) for id_, document in rows}
 
     def digests(self, *, clock: bool = True) -> dict[str, str]:
-        """The SHA-256 of every row by answer id, then by `permission/ID`; sorted.
+        """The SHA-256 of every row by answer id, then by `judged/ID/RUN` and `permission/ID`.
 
         It covers what is stored and not how SQLite lays it out. Without `clock`, answers are
         hashed without what another run of the same recipe would clock otherwise.
         """
         digests: dict[str, str] = {}
         with self._named_errors():
-            for table, prefix in (("answers", ""), ("permissions", "permission/")):
-                cursor = self._db.execute(f"SELECT * FROM {table} ORDER BY id")  # noqa: S608
+            for table, prefix in (
+                ("answers", ""), ("judged", "judged/"), ("permissions", "permission/"),
+            ):  # fmt: skip
+                cursor = self._db.execute(f"SELECT * FROM {table} ORDER BY 1, 2")  # noqa: S608
                 names = [column[0] for column in cursor.description]
                 for row in cursor:
                     told = dict(zip(names, row, strict=True))
+                    id_ = "/".join(told[name] for name in ("id", "run") if name in told)
                     for name in () if clock else CLOCKED:
                         told.pop(name, None)
-                    digests[prefix + row[0]] = _digest(told)
+                    digests[prefix + id_] = _digest(told)
         return digests
 
-    def spent(self, model: str, route: str) -> Usage:
-        """All tokens that this model's answers in the store took, lost ones included."""
+    def spent(self, model: str, route: str) -> tuple[Usage, Usage]:
+        """All tokens that this model's answers in the store took, lost ones included.
+
+        Those asked for live and those of batches, which have another price.
+        """
         query = (
             "SELECT sum(tokens_in), sum(tokens_out), sum(seconds), sum(cached), "
             "sum(reasoning_tokens), sum(lost_in), sum(lost_out) FROM answers "
-            "WHERE model = ? AND route = ?"
+            "WHERE model = ? AND route = ? AND batch = ?"
         )
-        with self._named_errors():
-            row = self._db.execute(query, (model, route)).fetchone()
-        return Usage(*(value or 0 for value in row))
+
+        def total(batch: bool) -> Usage:
+            with self._named_errors():
+                row = self._db.execute(query, (model, route, batch)).fetchone()
+            read, written, seconds, cached, reasoning, *lost = (value or 0 for value in row)
+            return Usage(read, written, seconds, cached, reasoning, lost[0], lost[1], batch)
+
+        return total(False), total(True)
 
     def _rows(self, select: str, ids: Sequence[str], also: str = "") -> Iterator[tuple[Any, ...]]:
         """The rows of `select` with one of `ids`, asked for a few hundred at a time."""
@@ -252,6 +293,7 @@ def _row(a: Answer, origin: tuple[str, str]) -> tuple[object, ...]:
         json.dumps(a.tool_calls), np.array(a.token_ids, "<i4").tobytes(),
         a.finish_reason, a.usage.tokens_in, a.usage.tokens_out, a.usage.seconds, a.outcome, a.why,
         *origin, a.usage.cached, a.usage.reasoning, a.usage.lost_in, a.usage.lost_out,
+        a.usage.batch,
     )  # fmt: skip
 
 
@@ -262,7 +304,7 @@ def _sampling(sampling: Sampling) -> str:
 
 def _answer(row: tuple[Any, ...]) -> Answer:
     (id_, prompt_id, model, route, sampling, text, reasoning, calls, token_ids, finish, tokens_in,
-     tokens_out, seconds, outcome, why, _, _, *rest) = row  # fmt: skip
+     tokens_out, seconds, outcome, why, _, _, *rest, batch) = row  # fmt: skip
     return Answer(
         id=str(id_),
         prompt_id=str(prompt_id),
@@ -274,7 +316,7 @@ def _answer(row: tuple[Any, ...]) -> Answer:
         tool_calls=tuple(json.loads(str(calls))),
         token_ids=tuple(np.frombuffer(token_ids, "<i4").tolist()),
         finish_reason=str(finish),
-        usage=Usage(tokens_in, tokens_out, seconds, *rest),
+        usage=Usage(tokens_in, tokens_out, seconds, *rest, batch=bool(batch)),
         outcome=outcome,
         why=str(why),
     )

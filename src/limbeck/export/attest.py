@@ -299,7 +299,7 @@ def _held_rows(folder: Path, name: str, signed: str) -> Iterator[str]:
     for id_ in sorted(before.keys() | now.keys()):
         if before.get(id_) != now.get(id_):
             word = "not signed" if id_ not in before else "changed" if id_ in now else "missing"
-            what = id_ if id_.startswith("permission/") else f"answer {id_}"
+            what = id_ if "/" in id_ else f"answer {id_}"
             yield f"{word}: {name}, {what}"
 
 

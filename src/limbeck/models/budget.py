@@ -22,7 +22,8 @@ _MESSAGE_TOKENS = 16  # around each message, in any chat template that we know
 class Price:
     """Dollars a million tokens, and where that was read; `long` applies to prompts beyond `above`.
 
-    Tokens read from a cache cost `cached`; reasoning is billed as output.
+    Tokens read from a cache cost `cached`; reasoning is billed as output; in a batch, all cost the
+    share `batch` of it.
     """
 
     input: float
@@ -31,6 +32,7 @@ class Price:
     source: str
     above: int = 0
     long: tuple[float, float] = (0.0, 0.0)
+    batch: float = 1.0
 
     def dollars(self, usage: Usage) -> float:
         """What this many tokens of one answer cost."""
@@ -39,7 +41,8 @@ class Price:
         cached = read if dear else self.cached
         fresh = usage.tokens_in - usage.cached + usage.lost_in
         written = usage.tokens_out + usage.lost_out
-        return (fresh * read + usage.cached * cached + written * write) / MILLION
+        whole = (fresh * read + usage.cached * cached + written * write) / MILLION
+        return whole * self.batch if usage.batch else whole
 
 
 @cache
@@ -54,10 +57,11 @@ def find_price(provider: str, model: str, section: BudgetSection) -> Price | Non
 
     A server at a URL has no price unless the recipe gives one.
     """
+    shelf = price_list().get(provider, {})
+    batch = shelf.get("batch", 1.0)
     if section.input is not None and section.output is not None:
         cached = section.input if section.cached is None else section.cached
-        return Price(section.input, section.output, cached, "the recipe")
-    shelf = price_list().get(provider, {})
+        return Price(section.input, section.output, cached, "the recipe", batch=batch)
     models: dict[str, Any] = shelf.get("models", {})
     known = [m for m in models if m == model or _DATED.fullmatch(model.removeprefix(m))]
     if not known:
@@ -70,6 +74,7 @@ def find_price(provider: str, model: str, section: BudgetSection) -> Price | Non
         f"{shelf['source']}, read {shelf['read']}",
         entry.get("above", 0),
         tuple(entry.get("long", (0.0, 0.0))),
+        batch,
     )
 
 
