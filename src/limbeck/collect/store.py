@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import sqlite3
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +21,17 @@ import numpy as np
 from limbeck.errors import InputError
 from limbeck.files import disk_full
 from limbeck.recipe import Recipe
-from limbeck.records import OUTCOMES, Answer, Outcome, Permission, Sampling, Usage
+from limbeck.records import (
+    OUTCOMES,
+    Answer,
+    Outcome,
+    Permission,
+    Sampling,
+    TopLogprobs,
+    Usage,
+)
 
-VERSION = 3
+VERSION = 4
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS answers (
     id TEXT PRIMARY KEY,
@@ -50,6 +59,11 @@ SCHEMA = (
     """CREATE TABLE IF NOT EXISTS permissions (
     id TEXT PRIMARY KEY,
     document TEXT NOT NULL       -- JSON: the Permission under which answers were asked for
+) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS logprobs (
+    id TEXT PRIMARY KEY,         -- answers.id
+    told BLOB NOT NULL           -- deflated JSON: [[token, logprob, [[token, logprob], …]], …],
+                                 -- a token's bytes as Latin-1 text
 ) WITHOUT ROWID""",
 )
 ADDED = {  # columns, by the format that brought them
@@ -120,10 +134,13 @@ class AnswerStore:
         """Write the answers in one transaction: all of them or none. A known id is replaced."""
         permission = self._permission
         origin = (_now(), permission.id if permission else "")
+        answers = list(answers)
         rows = [_row(answer, origin) for answer in answers]
+        told = [(a.id, _deflated(a.logprobs)) for a in answers if a.logprobs]
         marks = ",".join("?" * COLUMNS)
         with self._named_errors(), self._db:
             self._db.executemany(f"INSERT OR REPLACE INTO answers VALUES ({marks})", rows)  # noqa: S608
+            self._db.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", told)
             if permission:
                 document = json.dumps(asdict(permission), ensure_ascii=False, sort_keys=True)
                 row = (permission.id, document)
@@ -150,6 +167,11 @@ class AnswerStore:
         """The answers with these ids that are in the store, in the order of `ids`."""
         found = {row[0]: _answer(row) for row in self._rows("SELECT * FROM answers", ids)}
         return [found[i] for i in ids if i in found]
+
+    def logprobs(self, ids: Sequence[str]) -> dict[str, tuple[TopLogprobs, ...]]:
+        """What services told of the tokens of those of `ids` with which they told anything."""
+        rows = self._rows("SELECT id, told FROM logprobs", ids)
+        return {id_: _inflated(told) for id_, told in rows}
 
     def origins(self, ids: Sequence[str]) -> dict[str, Origin]:
         """When and under which permission those of `ids` that are here were asked for."""
@@ -258,6 +280,21 @@ def _row(a: Answer, origin: tuple[str, str]) -> tuple[object, ...]:
 @lru_cache(maxsize=16)
 def _sampling(sampling: Sampling) -> str:
     return json.dumps(asdict(sampling), sort_keys=True)
+
+
+def _deflated(told: Sequence[TopLogprobs]) -> bytes:
+    rows = [
+        [t.token.decode("latin-1"), t.logprob, [[b.decode("latin-1"), p] for b, p in t.top]]
+        for t in told
+    ]
+    return zlib.compress(json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def _inflated(told: bytes) -> tuple[TopLogprobs, ...]:
+    return tuple(
+        TopLogprobs(token.encode("latin-1"), p, tuple((b.encode("latin-1"), q) for b, q in top))
+        for token, p, top in json.loads(zlib.decompress(told))
+    )
 
 
 def _answer(row: tuple[Any, ...]) -> Answer:

@@ -40,7 +40,8 @@ class Lesson:
     """What one student learns from, and by which rules.
 
     The `student` learns the teacher's distribution by `section.divergence`, from the examples'
-    targets or from a `teacher` at hand; the `control` learns the same text by cross-entropy alone.
+    targets or from a `teacher` at hand; the `control` learns the same text by cross-entropy alone,
+    and so does a student of `text_alone`.
     """
 
     role: Learns
@@ -51,6 +52,12 @@ class Lesson:
     seed: int
     steps: int
     teacher: LocalModel | None = None
+    text_alone: bool = False
+
+    @property
+    def kind(self) -> Divergence | None:
+        """The divergence that is learnt by; None is cross-entropy on the text alone."""
+        return None if self.role == "control" or self.text_alone else self.section.divergence
 
     @property
     def plan(self) -> str:
@@ -99,7 +106,7 @@ class Learner:
         done = self.progress
         done.step, done.tokens = done.step + 1, done.tokens + read
         done.target_tokens, done.seconds = done.target_tokens + learnt, done.seconds + seconds
-        distilled = self.lesson.role == "student"
+        distilled = self.lesson.kind is not None
         meter.advance(1, read, f"loss {loss:.3f}" + (f"  KL {kl:.3f}" if distilled else ""))
         return {
             "step": done.step,
@@ -129,8 +136,9 @@ class Learner:
             loss = self._gather(micros)[0]
             return loss, self.masters.take_gradient(lever(self.network))
 
-        kind = section.divergence if self.lesson.role == "student" else None
-        rule = Rule(kind, section.beta, section.skew, section.temperature, section.text_weight)
+        rule = Rule(
+            self.lesson.kind, section.beta, section.skew, section.temperature, section.text_weight
+        )
         return check(self.network, first, step, rule, self.head.vocabulary)
 
     def _gather(self, step: Sequence[Sequence[Example]]) -> tuple[float, float, int]:
@@ -140,7 +148,7 @@ class Learner:
         """
         batches = [pack(micro, self.section.row_tokens).to(device()) for micro in step]
         learnt = sum(len(b.labels) for b in batches)
-        kind = None if self.lesson.role == "control" else self.section.divergence
+        kind = self.lesson.kind
         loss, kl = 0.0, 0.0
         for micro, batch in zip(step, batches, strict=True):
             with self._answer_named(micro, batch):
@@ -186,7 +194,10 @@ class Learner:
             raise ServiceError(f"Answer {answer}: {error}") from None
 
     def held_out_kl(self) -> dict[str, Any] | None:
-        """Mean forward KL on a few held-out answers, six times on the way; None in between."""
+        """Mean forward KL on a few held-out answers, six times on the way; None in between.
+
+        Where there is only the text, its cross-entropy.
+        """
         step, last = self.progress.step, self.lesson.steps
         every = max(1, last // HELD_OUT_TIMES)
         if not self.lesson.held_out or (step % every and step != last):
@@ -194,8 +205,10 @@ class Learner:
         examples = self.lesson.held_out[:HELD_OUT_EXAMPLES]
         with torch.inference_mode():
             batch = pack(examples, self.section.row_tokens).to(device())
-            kls = self._fused(batch, "forward_kl", 1).kls
-        return {"step": step, "held_out_kl": kls.mean().item(), **self._who()}
+            found = self._fused(batch, None if self.lesson.text_alone else "forward_kl", 1)
+        if self.lesson.text_alone:
+            return {"step": step, "held_out_loss": found.values.mean().item(), **self._who()}
+        return {"step": step, "held_out_kl": found.kls.mean().item(), **self._who()}
 
     def export(self, path: Path, dtype: torch.dtype) -> None:
         """Write the masters, rounded to `dtype`, as a model folder with tokenizer and template."""
