@@ -16,10 +16,17 @@ from limbeck.files import sha256_file, write_text
 from limbeck.ground import Ground
 from limbeck.permit import gate
 from limbeck.progress import say
+from limbeck.records import identity
 from limbeck.run import Stage, key_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from limbeck.export.provenance import Model
+    from limbeck.models.protocol import Asked
+    from limbeck.models.weights import Weights
     from limbeck.train.learner import Learns
+    from limbeck.validate.measure import Findings
 
 STAGES: tuple[Stage, ...] = (
     "permit", "prompts", "collect", "targets", "student", "train", "control",
@@ -212,23 +219,12 @@ class Walk(Ground):
         path = self.folder / "verdict.json"
         if self._skipped("validate", self.validate_key, path):
             return
-        from limbeck.models.local import dtype_of
-        from limbeck.validate.measure import NOTES, measure
         from limbeck.validate.verdict import judge, passed, to_json
 
         section = self.recipe.validate_
         with self.run.work("validate", self.validate_key) as facts, self.store() as store:
             asked = self.asked("held_out")
-            sampling = self.recipe.teacher.sampling(self.recipe.seed)
-            itemsize = dtype_of(self.recipe.export.dtype).itemsize
-            found = measure(
-                self.speakers(),
-                asked,
-                sampling,
-                store,
-                answered=section.prompts,
-                itemsize=itemsize,
-            )
+            found, notes = self._measured(asked, store)
             rows = judge(
                 found.measured,
                 margin=section.margin,
@@ -246,11 +242,38 @@ class Walk(Ground):
                 "outcomes": outcomes(self.answers),
                 "permission": asdict(self.permission),
                 "samples": found.samples,
-                "notes": list(NOTES),
+                "notes": list(notes),
             }
             write_text(path, json.dumps(verdict, indent=1, ensure_ascii=False) + "\n")
             facts |= {"passed": str(verdict["passed"]), "held_out_answers": len(asked)}
             facts["sha256"] = sha256_file(path)
+
+    def _measured(
+        self, asked: Sequence[Asked], store: AnswerStore
+    ) -> tuple[Findings, tuple[str, ...]]:
+        """The measurements on held-out prompts, and what a reader has to know of them."""
+        from limbeck.models.local import dtype_of
+        from limbeck.validate import measure, served
+
+        answered = self.recipe.validate_.prompts
+        itemsize = dtype_of(self.recipe.export.dtype).itemsize
+        if not self.served:
+            sampling = self.recipe.teacher.sampling(self.recipe.seed)
+            found = measure.measure(
+                self.speakers(), asked, sampling, store, answered=answered, itemsize=itemsize
+            )
+            return found, measure.NOTES
+        targets = None if self.text_alone else self.targets_folder().read(asked)
+        found = served.measure(
+            self.speakers(),
+            asked,
+            targets,
+            store,
+            teacher=self.served[0].teacher,
+            answered=answered,
+            itemsize=itemsize,
+        )
+        return found, served.NOTES + (served.TARGETS if targets else served.TEXT_ALONE)
 
     def export(self) -> None:
         """The student's folder, with its card."""
@@ -264,9 +287,18 @@ class Walk(Ground):
 
         assert self.base is not None
         with self.run.work("export", key) as facts, self.store() as store:
-            found = gather(self.folder, self.recipe, self.weights, self.base, self.terms,
+            found = gather(self.folder, self.recipe, self._origin(), self.base, self.terms,
                            self.verdict(), self.answers, store, __version__)  # fmt: skip
             facts |= export_student(self.folder / "checkpoints" / "student" / "final", found, path)
+
+    def _origin(self) -> Weights | Model:
+        """The teacher, for the papers."""
+        from limbeck.export.provenance import Model
+
+        if not self.served:
+            return self.weights
+        name = self.served[0].teacher
+        return Model(name, None, identity("service", self.asking.route, name), None, ())
 
     def report(self) -> None:
         """`report.html`, made anew where anything before it was."""

@@ -283,6 +283,12 @@ class Recipe(Section):
     permit: PermitSection = Field(default_factory=PermitSection)
     budget: BudgetSection = Field(default_factory=BudgetSection)
 
+    @model_validator(mode="after")
+    def _teacher_at_hand(self) -> Recipe:
+        if self.teacher.served and self.train.teacher == "live":
+            raise ValueError('train.teacher = "live" needs weights, and a service keeps its own')
+        return self
+
     @property
     def id(self) -> str:
         """The hash of everything that the recipe says."""

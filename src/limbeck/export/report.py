@@ -34,6 +34,7 @@ PANELS = (
     ("KL to the teacher, nats/token", "kl", False),
     ("KL to the teacher, nats/token", "held_out_kl", True),
     ("Loss, nats/token", "loss", False),
+    ("Loss, nats/token", "held_out_loss", True),
 )
 
 

@@ -162,8 +162,8 @@ def start_as_it_is(
         length = len(tokenizer.prompt_ids(prompt)) + len(answer.token_ids)
         if length > context:
             raise InputError(
-                f"{prompt.source}: the prompt and its answer have {length} of the student's tokens, "
-                f"and {base.name} reads {context}. Take the prompt out (limbeck collect RUN "
+                f"{prompt.source}: prompt and answer have {length} of the student's tokens, and "
+                f"{base.name} reads {context}. Take the prompt out (limbeck collect RUN "
                 "--drop-source FILE:ROW), lower teacher.max_tokens, or choose another student.base."
             )
     with whole_folder(start) as part:
