@@ -14,7 +14,7 @@ from limbeck.models.compare import Floats, divergence_from, likelihood, race
 from limbeck.models.local import LocalModel
 from limbeck.models.protocol import Asked
 from limbeck.progress import stage_bar
-from limbeck.records import Answer, PackedTargets, Role, Sampling
+from limbeck.records import Answer, PackedTargets, Role, Sampling, Targets
 from limbeck.validate.measure import (
     RACE_BATCHES,
     RACE_PROMPTS,
@@ -46,7 +46,7 @@ TARGETS = (
 def measure(
     models: Mapping[Role, LocalModel],
     asked: Sequence[Asked],
-    targets: Mapping[str, PackedTargets] | None,
+    targets: Mapping[str, Targets | PackedTargets] | None,
     store: AnswerStore,
     *,
     teacher: str,
@@ -83,7 +83,7 @@ def measure(
 def _closeness(
     models: Mapping[Role, LocalModel],
     asked: Sequence[Asked],
-    targets: Mapping[str, PackedTargets] | None,
+    targets: Mapping[str, Targets | PackedTargets] | None,
 ) -> list[Measured]:
     """How likely both find the teacher's answers, and how far they are from its distribution."""
     lengths = np.array([len(a.token_ids) for _, a in asked], np.float64)
