@@ -114,6 +114,7 @@ def _answered(prompts: int) -> tuple[list[Asked], Told, frozenset[bytes]]:
     return kept, told, frozenset(seen - {b""})
 
 
+@torch.inference_mode()
 def _log_probabilities(teacher: LocalModel, asked: Sequence[Asked]) -> Iterator[torch.Tensor]:
     for batch, states in teacher.answer_states(asked):
         for rows in states.split([len(a.token_ids) for _, a in batch]):
@@ -207,9 +208,7 @@ def _measured(
             nll[name].append(float(-(likelihood(trained, asked["held_out"]) * tokens).sum() / size))
             told = divergence_from(columns, trained, asked["held_out"])
             kl[name].append(float((told * tokens).sum() / size))
-            _say(
-                f"run {run} {name}: {nll[name][-1]:.4f} nats/byte, {kl[name][-1]:.4f} to what it told"
-            )
+            _say(f"run {run} {name}: {nll[name][-1]:.4f} nats/byte, {kl[name][-1]:.4f} to the told")
     return [_row("held_out_nll", nll), _row("kl_to_told", kl)]
 
 

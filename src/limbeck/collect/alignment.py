@@ -77,9 +77,9 @@ class Pieces:
     def first(self, rest: bytes) -> int | None:
         """The first token of `rest`; None where that is no whole text, or cut unfaithfully."""
         text = _text(rest)
-        ids = self.encode(text) if text else ()
-        pieces = [self.vocabulary[i] for i in ids[:1]]
-        return ids[0] if pieces and pieces[0] and rest.startswith(pieces[0]) else None
+        ids: tuple[int, ...] = self.encode(text) if text else ()
+        piece = self.vocabulary[ids[0]] if ids else None
+        return ids[0] if piece and rest.startswith(piece) else None
 
     def beyond(self, rest: bytes, first: int) -> Iterator[bytes]:
         """By what a token may go on past the end of `rest`, where that could change its first."""

@@ -109,7 +109,9 @@ class _Prober:
         tokens = (tuple(t.token.hex() for t in told), tuple(named)) if many else ((), ())
         heeds = reply.text.lstrip("\"'*# ").lower().startswith(WORD) if reply.text else None
         reasons = bool(reply.reasoning or (reply.usage and reply.usage.reasoning))
-        return Probe(streams, many, fake, context, output, heeds, reasons, *self.used, tokens)
+        return Probe(
+            streams, many, fake, context, output, heeds, reasons, *self.used, tokens=tokens
+        )
 
     def _body(self) -> dict[str, Any]:
         route = self.route

@@ -301,8 +301,8 @@ class _Desk:
             )
         if reply is not None and spent is not None:
             self.pace.answered(ticket, headers, spent)
-            told = {"logprobs": reply.logprobs}
-            self._answered(job, reply.text, reply.reasoning, reply.finish, spent, **told)
+            said = (reply.text, reply.reasoning, reply.finish)
+            self._answered(job, *said, spent, logprobs=reply.logprobs)
         elif result.kind == "prompt":
             self.pace.answered(ticket, headers, None)
             outcome: Outcome = "refused" if result.refused else "failed"

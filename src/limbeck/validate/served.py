@@ -87,11 +87,13 @@ def _closeness(
 ) -> list[Measured]:
     """How likely both find the teacher's answers, and how far they are from its distribution."""
     lengths = np.array([len(a.token_ids) for _, a in asked], np.float64)
-    nll = {role: -likelihood(model, asked) for role, model in models.items()}
+    nll: dict[Role, Floats] = {role: -likelihood(model, asked) for role, model in models.items()}
     if targets is None:
         return [_against("text_nll", "lower", nll, lengths, {"control": "superior"})]
     told = lambda some: together([targets[a.id] for _, a in some])  # noqa: E731
-    kl = {role: divergence_from(told, model, asked) for role, model in models.items()}
+    kl: dict[Role, Floats] = {
+        role: divergence_from(told, model, asked) for role, model in models.items()
+    }
     return [
         _against("told_kl", "lower", kl, lengths, {"control": "superior"}),
         _against("text_nll", "lower", nll, lengths, {"control": "report"}),
@@ -100,7 +102,7 @@ def _closeness(
 
 def _overlap(answers: Mapping[Role, Sequence[Answer]]) -> Measured:
     reference = [answer.text for answer in answers["teacher"]]
-    found = {
+    found: dict[Role, Floats] = {
         role: np.array([rouge_l(a.text, r) for a, r in zip(some, reference, strict=True)])
         for role, some in answers.items()
     }
