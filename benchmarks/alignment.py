@@ -7,7 +7,7 @@ what each gives held-out answers is measured in nats a byte, whose difference is
 from the teacher. Prints one JSON document last, which is also kept in
 benchmarks/results/alignment.json; answers are kept in the cache, so that a second run is short.
 
-    python benchmarks/alignment.py [--runs 3] [--prompts 400] [--steps 150]
+    python benchmarks/alignment.py [--runs 3] [--prompts 400] [--steps 120]
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from limbeck.train.learner import Lesson
 from limbeck.train.loop import train
 
 ROOT = Path(__file__).parents[1]
-TOLD, NEW_TOKENS, VOCABULARY, WIDTH, LAYERS = 20, 40, 2048, 128, 3
+TOLD, NEW_TOKENS, VOCABULARY, WIDTH, LAYERS = 20, 40, 1024, 96, 2
 SECTION = TrainSection(
-    steps=1, batch_tokens=4096, micro_tokens=4096, row_tokens=256, learning_rate=3e-3, top_k=TOLD
+    steps=1, batch_tokens=1024, micro_tokens=1024, row_tokens=256, learning_rate=3e-3, top_k=TOLD
 )
 Told = Mapping[str, Sequence[TopLogprobs]]
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=120)
     given = parser.parse_args()
     asked, told, vocabulary = _answered(given.prompts)
     held_out = [one for one in asked if one[0].split == "held_out"]
@@ -94,6 +94,7 @@ def _answered(prompts: int) -> tuple[list[Asked], Told, frozenset[bytes]]:
     with AnswerStore(path) as store:
         answers = ask(teacher, found, Sampling(NEW_TOKENS, 1.0, 1.0, 1), store, "teacher")
     kept = [(p, a) for p, a in zip(found, answers, strict=True) if a.outcome == "kept"]
+    _say(f"{len(kept)} of {len(found)} answers kept")
     pieces = byte_vocabulary(teacher.tokenizer.plain)
     assert pieces is not None, "the embedded teacher is byte-level"
     told: dict[str, list[TopLogprobs]] = {}

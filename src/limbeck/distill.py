@@ -131,7 +131,7 @@ class Walk(Ground):
             if told.way != "text alone":
                 check_section(self.recipe.train)
                 facts |= self.targets_folder().write(told, asked)
-                facts["known"] = told.known
+                facts["known"] = told.count(asked, self.recipe.train.top_k)
 
     def student(self) -> None:
         """Where the student starts: layers of the teacher, or another model's weights."""

@@ -245,15 +245,26 @@ class Ground:
             found = rows(self.each_prompt(), self.asking, store, outcome)
             yield from messages(found) if form == "messages" else found
 
-    def cost(self) -> dict[str, float]:
-        """What the run has cost so far: seconds, dollars, the teacher's tokens."""
+    def cost(self) -> dict[str, float | None]:
+        """What the run has cost so far: seconds, dollars if known, the teacher's tokens."""
         stages = self.run.manifest["stages"].values()
         return {
             "seconds": round(sum(s.get("seconds", 0.0) for s in stages), 1),
-            "dollars": 0.0,
+            "dollars": self._dollars(),
             "teacher_tokens_in": sum(a.usage.tokens_in for a in self.answers),
             "teacher_tokens_out": sum(a.usage.tokens_out for a in self.answers),
         }
+
+    def _dollars(self) -> float | None:
+        if not self.served:
+            return 0.0
+        from limbeck.models.budget import find_price
+        from limbeck.models.routes import SERVER
+
+        where = self.served[0]
+        provider = "" if where.provider == SERVER else where.provider
+        price = find_price(provider, where.model, self.recipe.budget)
+        return price and round(sum(price.dollars(a.usage) for a in self.answers), 4)
 
     def targets_folder(self) -> TargetsFolder:
         """The run's targets, bound to what they depend on."""

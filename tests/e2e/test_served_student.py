@@ -66,6 +66,7 @@ def test_from_text_alone(tiny: Path, tmp_path: Path):
     assert told["text_nll"]["passed"] and told["text_nll"]["delta"] < -1
     assert verdict["control"]["fingerprint"] != verdict["student"]["fingerprint"]
     assert verdict["teacher"]["name"] == "teacher" and verdict["teacher"]["parameters"] is None
+    assert verdict["cost"]["dollars"] is None  # a server at a URL has no price that we know
     learnt = [json.loads(line) for line in (walk.run / "metrics.jsonl").read_text().splitlines()]
     held_out = [row["held_out_loss"] for row in learnt if "held_out_loss" in row]
     assert held_out[-1] < held_out[0]

@@ -12,7 +12,7 @@ from typing import Any
 from limbeck.collect.ask import Asking, gather, missing, truncated
 from limbeck.collect.probe import Probe, probe, to_json
 from limbeck.collect.store import AnswerStore
-from limbeck.collect.told import check_section, plan
+from limbeck.collect.told import Way, check_section, plan
 from limbeck.errors import InputError
 from limbeck.files import write_text
 from limbeck.models.budget import Purse, bound, purse
@@ -69,7 +69,7 @@ def ask_service(
         found = probe(where, asking.sampling, money, pace)
         known = _remember(folder / "probe.json", where, found)
         say(f"{'probe':>9}  {found.line()}")
-    way, why = plan(known, student())
+    way, why = _plan(known, student)
     say(f"{'plan':>9}  {way}: {why}")
     say(f"{'estimate':>9}  {due.estimate(money, asking.sampling, store, asking)}")
     logprobs = 0
@@ -93,6 +93,13 @@ def ask_service(
         else:
             say(f"{'cost':>9}  {money.told()}, by {money.price.source}")
     return due.missing
+
+
+def _plan(probed: dict[str, Any], student: Callable[[], ChatTokenizer | None]) -> tuple[Way, str]:
+    try:
+        return plan(probed, student())
+    except ImportError:
+        return "text alone", "the student's tokenizer needs: pip install 'limbeck[train]'"
 
 
 @contextmanager

@@ -77,6 +77,14 @@ class ToldTeacher:
             self.aligner = Aligner(student, frozenset(seen - ENDS), same=same)
         self.tokens = self.known = 0
 
+    def count(self, asked: Sequence[Asked], top_k: int) -> int:
+        """Of how many tokens the distribution is known, those scored in an earlier process too."""
+        if self.tokens < sum(len(answer.token_ids) for _, answer in asked):
+            self.tokens = self.known = 0
+            for _ in self.score(asked, top_k, 1.0):
+                pass
+        return self.known
+
     def generate(
         self, prompts: Iterable[Prompt], sampling: Sampling, on_tokens: OnTokens = QUIET
     ) -> Iterator[list[Answer]]:

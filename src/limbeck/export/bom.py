@@ -48,7 +48,7 @@ def cyclonedx(p: Provenance) -> str:
             {"ref": "answers", "dependsOn": ["prompts", p.teacher.fingerprint]},
         ],
     }
-    if p.distribution:
+    if p.stored:
         made = {"ref": "targets", "dependsOn": ["answers", p.teacher.fingerprint]}
         bom["dependencies"].append(made)
     if p.day:

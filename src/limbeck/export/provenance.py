@@ -97,6 +97,11 @@ class Provenance:
     @property
     def distribution(self) -> bool:
         """Whether anything but the text of the teacher's answers was learnt."""
+        return self.recipe.train.teacher == "live" or self.stored
+
+    @property
+    def stored(self) -> bool:
+        """Whether that distribution lies in the run's targets."""
         return any(one.name == "targets" for one in self.data)
 
     @property
