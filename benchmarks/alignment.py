@@ -144,7 +144,7 @@ def _student(folder: Path, texts: Sequence[str], seed: int) -> ChatTokenizer:
         show_progress=False,
     )
     inner.train_from_iterator(texts, trainer)
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end, pad_token=end)
+    made: Any = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end, pad_token=end)
     made.chat_template = (
         "{% for m in messages %}{{ m['content'] + '<|im_end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '\n' }}{% endif %}"

@@ -77,9 +77,11 @@ class Pieces:
     def first(self, rest: bytes) -> int | None:
         """The first token of `rest`; None where that is no whole text, or cut unfaithfully."""
         text = _text(rest)
-        ids: tuple[int, ...] = self.encode(text) if text else ()
-        piece = self.vocabulary[ids[0]] if ids else None
-        return ids[0] if piece and rest.startswith(piece) else None
+        if not text:
+            return None
+        first = self.encode(text)[0]
+        piece = self.vocabulary[first]
+        return first if piece and rest.startswith(piece) else None
 
     def beyond(self, rest: bytes, first: int) -> Iterator[bytes]:
         """By what a token may go on past the end of `rest`, where that could change its first."""
