@@ -88,6 +88,23 @@ def test_every_probability_is_a_bound_and_exact_where_nothing_is_open(
         assert exact > (seen / 2 if not merges[1] else 0)
 
 
+def test_what_was_written_is_kept_however_few_are():
+    """With fewer kept, the same rows are known, with the same mass for what was written."""
+    world, one, other = setting(1, (6, 3))
+    teacher, known = world.cut(one), pieces(other)
+    aligner = Aligner(known)
+    for text in world.sample(TEXTS):
+        ids = [*other.encode(text).ids, known.end]
+        many, few = (
+            aligner.align(told(world, teacher, text), ids, text.encode(), k) for k in (20, 1)
+        )
+        assert many is not None and few is not None
+        assert few.top_ids[:, 0].tolist() == ids
+        np.testing.assert_array_equal(few.known, many.known)
+        np.testing.assert_array_equal(few.logprobs[:, 0], many.logprobs[:, 0])
+        np.testing.assert_allclose(few.tail, 1 - np.exp(few.logprobs[:, 0]), atol=1e-6)
+
+
 def test_knowing_the_teacher_s_tokens_leaves_less_open():
     slack: dict[bool, float] = {}
     world, one, other = setting(4, (3, 8))

@@ -254,7 +254,10 @@ class Aligner:
         top_ids, mass = np.zeros(shape, np.int64), np.zeros(shape)
         known = np.zeros(len(rows), bool)
         for t, (row, written) in enumerate(zip(rows, ids, strict=True)):
-            kept = dict(sorted(row.items(), key=lambda one: (-one[1], one[0]))[:width])
+            # The token that was written comes first: were it left out where it is unlikely, and its
+            # text learnt instead, the unlikely would be learnt twice.
+            order = sorted(row.items(), key=lambda one: (one[0] != written, -one[1], one[0]))
+            kept = dict(order[:width])
             known[t] = kept.get(written, 0.0) > 0
             kept = kept if known[t] else {written: 1.0}
             fill = (i for i in self.student.never if i not in kept)
