@@ -10,10 +10,21 @@ from typing import Any
 import pytest
 
 from provider import Behaviour, Provider
+from small import network, save
 from tiny import sums
 from walking import SECRETS, Done, Walk, complaint, parts
 
 KEY = SECRETS["OPENAI_API_KEY"]
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model, which the student starts from."""
+    folder = tmp_path_factory.mktemp("base") / "base"
+    save(network(vocab_size=360, initializer_range=0.05), folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# base\n")
+    return folder
 
 
 def new_walk(provider: Provider, folder: Path, base: Path, **train: Any) -> Walk:
@@ -32,7 +43,7 @@ def new_walk(provider: Provider, folder: Path, base: Path, **train: Any) -> Walk
         },
         prompts={"source": "mine.jsonl", "held_out": 0.25, "near_duplicates": 1.0},
         permit={"permission": "permission.toml"},
-        train={"steps": 30, "learning_rate": 3e-3, **train},
+        train={"steps": STEPS, "learning_rate": 3e-3, **train},
     )  # fmt: skip
     text = made.recipe.read_text().replace("layers = 3", f'base = "{base}"')
     made.recipe.write_text(text)
@@ -49,9 +60,9 @@ def rows(verdict: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["metric"]: row for row in verdict["rows"]}
 
 
-def test_from_text_alone(tiny: Path, tmp_path: Path):
+def test_from_text_alone(base: Path, tmp_path: Path):
     with Provider(Behaviour(key=KEY)) as provider:
-        walk = new_walk(provider, tmp_path / "walk", tiny)
+        walk = new_walk(provider, tmp_path / "walk", base)
         done, verdict = distilled(walk)
         asked = provider.counts.requests
         again = walk.limbeck("distill", "recipe.toml")
@@ -81,16 +92,16 @@ def test_from_text_alone(tiny: Path, tmp_path: Path):
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
 
-def test_from_what_it_tells_by_bytes(tiny: Path, tmp_path: Path):
+def test_from_what_it_tells_by_bytes(base: Path, tmp_path: Path):
     with Provider(Behaviour(key=KEY, logprobs="real", most_logprobs=5)) as provider:
-        walk = new_walk(provider, tmp_path / "walk", tiny)
+        walk = new_walk(provider, tmp_path / "walk", base)
         done, verdict = distilled(walk)
     assert "plan  by bytes" in done.stderr
     stages = json.loads(done.stdout)["stages"]
     facts = stages["targets"]["facts"]
     assert facts["way"] == "by bytes" and facts["told"] == len(sums())
     assert 0 < facts["known"] <= facts["tokens"]
-    assert stages["control"]["facts"]["steps"] == 30
+    assert stages["control"]["facts"]["steps"] == STEPS
     told = rows(verdict)
     assert set(told) == {"told_kl", "text_nll", "rouge_l"}
     assert told["told_kl"]["student"] < told["told_kl"]["control"]
@@ -101,7 +112,7 @@ def test_from_what_it_tells_by_bytes(tiny: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("train", "base", "named"),
+    ("train", "start", "named"),
     [
         ({"divergence": "reverse_kl"}, None, "use forward_kl"),
         ({"temperature": 2.0}, None, "train.temperature"),
@@ -110,11 +121,11 @@ def test_from_what_it_tells_by_bytes(tiny: Path, tmp_path: Path):
     ],
 )
 def test_what_a_service_cannot_give_is_one_line(
-    tiny: Path, tmp_path: Path, train: dict[str, Any], base: Path | None, named: str
+    base: Path, tmp_path: Path, train: dict[str, Any], start: Path | None, named: str
 ):
     with Provider(Behaviour(key=KEY, logprobs="real")) as provider:
-        walk = new_walk(provider, tmp_path / "walk", base or tiny, **train)
-        if base:
+        walk = new_walk(provider, tmp_path / "walk", start or base, **train)
+        if start:
             walk.recipe.write_text(
                 walk.recipe.read_text().replace("[student]", "[student]\nlayers=3")
             )
