@@ -10,7 +10,7 @@ PIP_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -q install --no-compile $(PIP_ARGS)
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-train lock clean
+.PHONY: help demo test check bench bench-train bench-align lock clean
 help:           ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -33,6 +33,9 @@ bench-train: $(VENV)/.dev  ## the training step beside TRL and Liger; ROWS=dolly
 	@$(PIP_INSTALL) -c constraints.txt trl==1.16.0
 	@$(PIP_INSTALL) --no-deps liger-kernel
 	$(BIN)/python benchmarks/train.py --rows $(ROWS)
+
+bench-align: $(VENV)/.dev  ## targets by the bytes of tokens beside plain text distillation
+	$(BIN)/python benchmarks/alignment.py
 
 lock: $(VENV)/.dev   ## pin the versions that are installed now
 	@echo '# Every version, pinned. `make lock` rewrites it.' > constraints.txt

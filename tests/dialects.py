@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -106,8 +107,9 @@ def openai(
 
 
 def _logprobs(text: str, top: int, has: Behaviour) -> list[dict[str, Any]]:
+    """A token a word, with the space before it; the likeliest others are longer words."""
     rows: list[dict[str, Any]] = []
-    for place, word in enumerate(text.split()):
+    for place, word in enumerate(re.findall(r"\s*\S+", text)):
         best = {"real": -0.1 - 0.01 * place, "zeros": 0.0, "-9999": -9999.0}[has.logprobs]
         fall = {"real": -3.0, "zeros": 0.0, "-9999": 0.0}[has.logprobs]
         tops = [

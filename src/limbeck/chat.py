@@ -67,6 +67,8 @@ def _speakers(recipe: Recipe, folder: Path, beside: bool) -> dict[str, LocalMode
     speakers = {"student": LocalModel(models.find(str(student)))}
     if beside:
         section = recipe.teacher
+        if section.served:
+            raise InputError("--beside needs the teacher's weights, and a service keeps its own")
         found = models.find(section.model, revision=section.revision, sha256=section.sha256)
         trusted = section.trust_remote_code
         speakers["teacher"] = LocalModel(found, trust_remote_code=trusted)

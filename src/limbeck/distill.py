@@ -12,20 +12,24 @@ from limbeck.collect.ask import ask, collected, missing, paired, stored
 from limbeck.collect.checks import Checks
 from limbeck.collect.prompts import content, read_prompts, write_prompts
 from limbeck.collect.store import AnswerStore, outcomes
-from limbeck.errors import InputError
 from limbeck.export.duties import check
 from limbeck.files import sha256_file, write_text
 from limbeck.ground import Ground
 from limbeck.permit import gate
 from limbeck.preflight.fit import refuse
 from limbeck.progress import say
+from limbeck.records import identity
 from limbeck.run import Fact, Stage, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from limbeck.collect.contamination import EvalSet
+    from limbeck.export.provenance import Model
+    from limbeck.models.protocol import Asked
+    from limbeck.models.weights import Weights
     from limbeck.train.learner import Learns
+    from limbeck.validate.measure import Findings
 
 STAGES: tuple[Stage, ...] = (
     "permit", "prompts", "collect", "targets", "student", "train", "control",
@@ -118,13 +122,14 @@ class Walk(Ground):
     def _ask_service(self, store: AnswerStore) -> int:
         from limbeck.collect.service import alone, ask_service
 
+        pupil = lambda: self.pupil if self.base else None  # noqa: E731
         with alone(self.store_path):
-            return ask_service(self.recipe, self.each_prompt, store, self.folder)
+            return ask_service(self.recipe, self.each_prompt, store, self.folder, pupil)
 
     def targets(self) -> None:
         """The teacher's distribution over every kept answer, held-out ones too."""
         if self.served:
-            say(f"{'targets':>9}  none: text alone")
+            self._told_targets()
             return
         if self.live:
             say(f"{'targets':>9}  none: the teacher runs beside the student")
@@ -137,21 +142,39 @@ class Walk(Ground):
                 self.teacher, [*self.asked("train"), *self.asked("held_out")]
             )
 
+    def _told_targets(self) -> None:
+        """The same from what the service told, in the student's tokens; none from text alone."""
+        if self.base is None:
+            say(f"{'targets':>9}  none: no student.base says whose tokens they would be of")
+            return
+        key, index = self.targets_key, self.folder / "targets" / "index.jsonl"
+        if self._skipped("targets", key, *([] if self.text_alone else [index])):
+            return
+        from limbeck.collect.told import ToldTeacher, check_section
+
+        with self.run.work("targets", key) as facts, self.store() as store:
+            asked = [*self.asked("train"), *self.asked("held_out")]
+            told = ToldTeacher(store, [answer for _, answer in asked], self.pupil)
+            facts |= {"way": told.way, "told": told.told}
+            if told.way != "text alone":
+                check_section(self.recipe.train)
+                facts |= self.targets_folder().write(told, asked)
+                facts["known"] = told.count(asked, self.recipe.train.top_k)
+
     def student(self) -> None:
         """Where the student starts: layers of the teacher, or another model's weights."""
         start = self.folder / "checkpoints" / "start"
         if self._skipped("student", self.student_key, start / "config.json"):
             return
-        if self.served:
-            raise InputError(
-                "Training on the text of a service's answers is not built yet: they are collected, "
-                f"and limbeck answers {self.folder} --export FILE writes them for another trainer."
-            )
-        from limbeck.train.student import start_from_layers, start_from_model
+        from limbeck.train.student import start_as_it_is, start_from_layers, start_from_model
 
         section = self.recipe.student
         with self.run.work("student", self.student_key) as facts:
-            if section.base == "teacher":
+            if self.served:
+                pupil, asked = self.pupil, [*self.asked("train"), *self.asked("held_out")]
+                assert self.base is not None, "the pupil is of one"
+                facts |= start_as_it_is(self.base, pupil, asked, start)
+            elif section.base == "teacher":
                 calibration = self.asked("train")[:CALIBRATION_ANSWERS]
                 facts |= start_from_layers(self.teacher, section, calibration, start)
             else:
@@ -163,8 +186,15 @@ class Walk(Ground):
         self._teach("student", "train")
 
     def control(self) -> None:
-        """The control learns the same text for the same steps, without the distribution."""
-        self._teach("control", "control")
+        """The control learns the same text for the same steps, without the distribution.
+
+        Of a student that has nothing but the text, it is where that one starts.
+        """
+        if not self.text_alone:
+            self._teach("control", "control")
+        elif not self._skipped("control", key := self.train_key("control")):
+            with self.run.work("control", key) as facts:
+                facts["control"] = "the start, untrained"
 
     def _teach(self, role: Learns, stage: Stage) -> None:
         key, folder = self.train_key(role), self.folder / "checkpoints" / role
@@ -194,13 +224,15 @@ class Walk(Ground):
 
         start = self.folder / "checkpoints" / "start"
         asked, kept_back = self.asked("train"), self.asked("held_out")
-        found = None if self.live else self.targets_folder().read([*asked, *kept_back])
+        bare = self.live or self.text_alone
+        found = None if bare else self.targets_folder().read([*asked, *kept_back])
         tokenizer = ChatTokenizer(start)
         examples = render(asked, tokenizer, found)
         held_out = render(kept_back, tokenizer, found)
         teacher = self.teacher if self.live else None
         section, seed = self.recipe.train, self.recipe.seed
-        lesson = Lesson(role, start, examples, held_out, section, seed, 1, teacher)
+        alone = self.text_alone
+        lesson = Lesson(role, start, examples, held_out, section, seed, 1, teacher, alone)
         plan = self.folder / "checkpoints" / "plan.json"
         key = self.train_key("student")
         known = json.loads(plan.read_text()) if plan.exists() else {}
@@ -215,23 +247,12 @@ class Walk(Ground):
         path = self.folder / "verdict.json"
         if self._skipped("validate", self.validate_key, path):
             return
-        from limbeck.models.local import dtype_of
-        from limbeck.validate.measure import NOTES, measure
         from limbeck.validate.verdict import judge, passed, to_json
 
         section = self.recipe.validate_
         with self.run.work("validate", self.validate_key) as facts, self.store() as store:
             asked = self.asked("held_out")
-            sampling = self.recipe.teacher.sampling(self.recipe.seed)
-            itemsize = dtype_of(self.recipe.export.dtype).itemsize
-            found = measure(
-                self.speakers(),
-                asked,
-                sampling,
-                store,
-                answered=section.prompts,
-                itemsize=itemsize,
-            )
+            found, notes = self._measured(asked, store)
             rows = judge(
                 found.measured,
                 margin=section.margin,
@@ -249,7 +270,7 @@ class Walk(Ground):
                 "outcomes": outcomes(self.answers),
                 "permission": asdict(self.permission),
                 "samples": found.samples,
-                "notes": [*NOTES, *self._of_the_judge()],
+                "notes": [*notes, *self._of_the_judge()],
             }
             write_text(path, json.dumps(verdict, indent=1, ensure_ascii=False) + "\n")
             facts |= {"passed": str(verdict["passed"]), "held_out_answers": len(asked)}
@@ -261,6 +282,33 @@ class Walk(Ground):
         if "judge" not in facts:
             return []
         return [f"{facts['judge']} chose the answers that were learnt from: {facts['judge_is']}."]
+
+    def _measured(
+        self, asked: Sequence[Asked], store: AnswerStore
+    ) -> tuple[Findings, tuple[str, ...]]:
+        """The measurements on held-out prompts, and what a reader has to know of them."""
+        from limbeck.models.local import dtype_of
+        from limbeck.validate import measure, served
+
+        answered = self.recipe.validate_.prompts
+        itemsize = dtype_of(self.recipe.export.dtype).itemsize
+        if not self.served:
+            sampling = self.recipe.teacher.sampling(self.recipe.seed)
+            found = measure.measure(
+                self.speakers(), asked, sampling, store, answered=answered, itemsize=itemsize
+            )
+            return found, measure.NOTES
+        targets = None if self.text_alone else self.targets_folder().read(asked)
+        found = served.measure(
+            self.speakers(),
+            asked,
+            targets,
+            store,
+            teacher=self.served[0].teacher,
+            answered=answered,
+            itemsize=itemsize,
+        )
+        return found, served.NOTES + (served.TARGETS if targets else served.TEXT_ALONE)
 
     def export(self) -> None:
         """The student's folder, with its card."""
@@ -274,9 +322,18 @@ class Walk(Ground):
 
         assert self.base is not None
         with self.run.work("export", key) as facts, self.store() as store:
-            found = gather(self.folder, self.recipe, self.weights, self.base, self.terms,
+            found = gather(self.folder, self.recipe, self._origin(), self.base, self.terms,
                            self.verdict(), self.answers, store, __version__)  # fmt: skip
             facts |= export_student(self.folder / "checkpoints" / "student" / "final", found, path)
+
+    def _origin(self) -> Weights | Model:
+        """The teacher, for the papers."""
+        from limbeck.export.provenance import Model
+
+        if not self.served:
+            return self.weights
+        name = self.served[0].teacher
+        return Model(name, None, identity("service", self.asking.route, name), None, ())
 
     def report(self) -> None:
         """`report.html`, made anew where anything before it was."""

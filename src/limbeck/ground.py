@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from limbeck.collect.targets import TargetsFolder
     from limbeck.models.local import LocalModel
     from limbeck.models.routes import Route as ServedRoute
+    from limbeck.models.tokenizer import ChatTokenizer
     from limbeck.recipe import TeacherSection
     from limbeck.records import Role
     from limbeck.train.learner import Learns
@@ -117,10 +118,34 @@ class Ground:
 
     def asked(self, split: str) -> list[tuple[Prompt, Answer]]:
         """The prompts of one split with the teacher's kept answers."""
-        by_prompt = {a.prompt_id: a for a in self.answers if a.outcome == "kept"}
+        by_prompt = {a.prompt_id: self._in_tokens(a) for a in self.answers if a.outcome == "kept"}
         return [
             (p, by_prompt[p.id]) for p in self.all_prompts if p.split == split and p.id in by_prompt
         ]
+
+    def _in_tokens(self, answer: Answer) -> Answer:
+        """A service's answer in the student's tokens: it told none of its own."""
+        if not self.served:
+            return answer
+        return replace(answer, token_ids=tuple(self.pupil.answer_ids(answer.text)))
+
+    @cached_property
+    def pupil(self) -> ChatTokenizer:
+        """The tokenizer of the model that a service's student starts from."""
+        from limbeck.models.tokenizer import ChatTokenizer
+
+        if self.base is None:
+            raise InputError(
+                'student.base = "teacher" needs the teacher\'s weights, and a service keeps them: '
+                "name the model that the student starts from, a folder or a hub id."
+            )
+        return ChatTokenizer(models.ordinary_folder(self.base))
+
+    @property
+    def text_alone(self) -> bool:
+        """Whether a service's answers are learnt from without a distribution."""
+        facts = self.run.manifest["stages"].get("targets", {}).get("facts", {})
+        return bool(self.served) and facts.get("way") == "text alone"
 
     @cached_property
     def teacher(self) -> LocalModel:
@@ -190,7 +215,9 @@ class Ground:
     def targets_key(self) -> str:
         """Of the targets."""
         section = self.recipe.train
-        kept = (section.top_k, section.tail_samples, section.temperature)
+        kept: tuple[Any, ...] = (section.top_k, section.tail_samples, section.temperature)
+        if self.served:
+            kept = (section.top_k, self.recipe.student.base)
         return key_of("targets", self.collect_key, *kept)
 
     @property
@@ -211,14 +238,17 @@ class Ground:
         return key_of("validate", self.train_key("student"), self.train_key("control"), section)
 
     def speakers(self) -> dict[Role, LocalModel]:
-        """Teacher, student and control, loaded."""
-        loaded: dict[Role, LocalModel] = {"teacher": self.teacher}
+        """Teacher, student and control, loaded; no teacher where it is a service."""
+        loaded: dict[Role, LocalModel] = {} if self.served else {"teacher": self.teacher}
         names: dict[Role, str] = {
             "student": self.recipe.name,
             "control": f"{self.recipe.name} control",
         }
         for role, name in names.items():
-            found = models.find(str(self.folder / "checkpoints" / role / "final"))
+            place = f"{role}/final"
+            if role == "control" and self.text_alone:
+                place, name = "start", f"{self.recipe.name} untrained"
+            found = models.find(str(self.folder / "checkpoints" / place))
             loaded[role] = self.load(replace(found, name=name))
         return loaded
 
@@ -242,30 +272,45 @@ class Ground:
             found = rows(self.each_prompt(), self.asking, store, outcome)
             yield from messages(found) if form == "messages" else found
 
-    def cost(self) -> dict[str, float]:
-        """What the run has cost so far: seconds, dollars, the teacher's tokens."""
+    def cost(self) -> dict[str, float | None]:
+        """What the run has cost so far: seconds, dollars if known, the teacher's tokens."""
         stages = self.run.manifest["stages"].values()
         return {
             "seconds": round(sum(s.get("seconds", 0.0) for s in stages), 1),
-            "dollars": 0.0,
+            "dollars": self._dollars(),
             "teacher_tokens_in": sum(a.usage.tokens_in for a in self.answers),
             "teacher_tokens_out": sum(a.usage.tokens_out for a in self.answers),
         }
+
+    def _dollars(self) -> float | None:
+        if not self.served:
+            return 0.0
+        from limbeck.models.budget import find_price
+        from limbeck.models.routes import SERVER
+
+        where = self.served[0]
+        provider = "" if where.provider == SERVER else where.provider
+        price = find_price(provider, where.model, self.recipe.budget)
+        return price and round(sum(price.dollars(a.usage) for a in self.answers), 4)
 
     def targets_folder(self) -> TargetsFolder:
         """The run's targets, bound to what they depend on."""
         from limbeck.collect.targets import Binding, TargetsFolder
         from limbeck.models.tokenizer import ChatTokenizer
 
-        tokenizer = ChatTokenizer(models.ordinary_folder(self.weights))
         section = self.recipe.train
+        if self.served:
+            tokenizer, fingerprint, samples = self.pupil, self.asking.model, 0
+        else:
+            tokenizer = ChatTokenizer(models.ordinary_folder(self.weights))
+            fingerprint, samples = self.weights.fingerprint, section.tail_samples
         binding = Binding(
-            teacher=self.weights.fingerprint,
+            teacher=fingerprint,
             tokenizer=tokenizer.hash,
             template=tokenizer.template_hash,
             vocabulary=len(tokenizer.inner),
             top_k=section.top_k,
-            tail_samples=section.tail_samples,
+            tail_samples=samples,
             temperature=section.temperature,
         )
         return TargetsFolder(self.folder / "targets", binding)

@@ -317,6 +317,12 @@ class Recipe(Section):
             raise ValueError("checks.majority and checks.best choose among teacher.samples")
         return self
 
+    @model_validator(mode="after")
+    def _teacher_at_hand(self) -> Recipe:
+        if self.teacher.served and self.train.teacher == "live":
+            raise ValueError('train.teacher = "live" needs weights, and a service keeps its own')
+        return self
+
     @property
     def id(self) -> str:
         """The hash of everything that the recipe says."""

@@ -93,10 +93,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TopLogprobs:
+    """What a service told of one token that it wrote: its bytes and its log-probability in nats.
+
+    `top` are the likeliest there, with theirs; the token itself may be among them. The end of an
+    answer may have no bytes.
+    """
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One model's answer to one prompt, with the one outcome it ended in and why.
 
-    `token_ids` are the answer's own tokens, closing token included, without the prompt's.
+    `token_ids` are the answer's own tokens, closing token included, without the prompt's; a service
+    tells none, but perhaps `logprobs`, which the store keeps apart and gives back when asked.
     """
 
     id: str
@@ -112,6 +126,7 @@ class Answer:
     usage: Usage
     outcome: Outcome
     why: str = ""
+    logprobs: tuple[TopLogprobs, ...] = ()
 
     @staticmethod
     def identify(prompt_id: str, model: str, route: str, sampling: Sampling) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from limbeck.errors import InputError
 from limbeck.models import compare, local
-from limbeck.models.compare import likelihood, likeness, race
+from limbeck.models.compare import divergence_from, likelihood, likeness, race
 from limbeck.models.local import LocalModel
 from limbeck.models.protocol import Asked
 from limbeck.records import Prompt, Sampling
@@ -130,3 +130,26 @@ def test_a_race_gives_all_the_same_batches_in_turn() -> None:
     assert len(ticks) == 3
     np.testing.assert_allclose(speeds.tokens_per_s, 3 * speeds.answers_per_s)
     assert speeds.answers_per_s.shape == (2, 3) and (speeds.answers_per_s > 0).all()
+
+
+def test_divergence_from_targets_is_the_plain_definition(
+    models: list[LocalModel], rows: list[Asked]
+) -> None:
+    """Over the tokens kept and one outcome for the rest, in float64 from whole distributions."""
+    teacher, student, _ = models
+    targets = {t.answer_id: t for t in teacher.score(rows, 4, 1.0)}
+
+    def told(some: Sequence[Asked]) -> dict[str, Any]:
+        names = ("top_ids", "logprobs", "tail")
+        return {n: np.concatenate([getattr(targets[a.id], n) for _, a in some]) for n in names}
+
+    for one, kl in zip(rows, divergence_from(told, student, rows), strict=True):
+        kept = targets[one[1].id].top_ids
+        outcomes = []
+        for model in (teacher, student):
+            p = np.exp(dense(model, one))
+            head = np.take_along_axis(p, kept, -1)
+            outcomes.append(np.concatenate([head, 1 - head.sum(-1, keepdims=True)], -1))
+        wanted = (outcomes[0] * np.log(outcomes[0] / outcomes[1])).sum(-1).mean()
+        assert kl == pytest.approx(wanted, rel=1e-3)
+    assert divergence_from(told, teacher, rows) == pytest.approx(0, abs=1e-5)

@@ -17,7 +17,7 @@ from limbeck.models.exchange import Result, judge, redact
 from limbeck.models.pace import Pace, Ticket
 from limbeck.models.routes import Route
 from limbeck.models.wire import proxy_for
-from limbeck.records import Message, Prompt, Sampling
+from limbeck.records import Message, Prompt, Sampling, TopLogprobs
 
 TOP = 20  # log-probabilities asked for: no service that we know gives more
 WORD = "alembic"
@@ -39,6 +39,8 @@ class Probe:
     """What was found. None is for what could not be found out.
 
     `logprobs` is how many a token, 0 where there are none; `fake` says what is wrong with them.
+    `tokens` are the bytes of those that its answer was written in, and of all that it named beside
+    them, in hexadecimal.
     """
 
     streams: bool | None
@@ -50,6 +52,7 @@ class Probe:
     reasons: bool
     tokens_in: int
     tokens_out: int
+    tokens: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     def line(self) -> str:
         """What it found, for a person."""
@@ -89,7 +92,7 @@ class _Prober:
             with_logprobs = self._body()
             self.route.dialect.logprobs(with_logprobs, TOP)
             result, raw = await self._ask(with_logprobs)
-            told: list[list[float]] = []
+            told: list[TopLogprobs] = []
             if result.reply is not None:
                 told = _logprobs(self.route, raw)
             else:
@@ -101,10 +104,14 @@ class _Prober:
                     "[teacher] (temperature, top_p and max_tokens are not free with every model)."
                 )
             streams = await self._streams()
-        many, fake = genuine(told)
+        many, fake = genuine([[t.logprob, *(value for _, value in t.top)] for t in told])
+        named = sorted({token.hex() for t in told for token, _ in t.top})
+        tokens = (tuple(t.token.hex() for t in told), tuple(named)) if many else ((), ())
         heeds = reply.text.lstrip("\"'*# ").lower().startswith(WORD) if reply.text else None
         reasons = bool(reply.reasoning or (reply.usage and reply.usage.reasoning))
-        return Probe(streams, many, fake, context, output, heeds, reasons, *self.used)
+        return Probe(
+            streams, many, fake, context, output, heeds, reasons, *self.used, tokens=tokens
+        )
 
     def _body(self) -> dict[str, Any]:
         route = self.route
@@ -220,10 +227,9 @@ def genuine(told: list[list[float]]) -> tuple[int, str]:
     return max(map(len, tops)), ""
 
 
-def _logprobs(route: Route, raw: bytes) -> list[list[float]]:
+def _logprobs(route: Route, raw: bytes) -> list[TopLogprobs]:
     try:
-        told = route.dialect.read_logprobs(from_json(raw))
-        return [[float(value) for value in row] for row in told]
+        return route.dialect.read_logprobs(from_json(raw))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, LimbeckError):
         return []
 

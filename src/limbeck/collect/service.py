@@ -15,6 +15,7 @@ from limbeck.collect.batches import Desk, Queue
 from limbeck.collect.judge import charge_judge
 from limbeck.collect.probe import Probe, probe, to_json
 from limbeck.collect.store import AnswerStore
+from limbeck.collect.told import Way, check_section, plan
 from limbeck.errors import InputError
 from limbeck.files import write_text
 from limbeck.models.batches import BatchService
@@ -22,6 +23,7 @@ from limbeck.models.budget import Purse, bound, purse
 from limbeck.models.pace import Pace
 from limbeck.models.routes import SERVER, Route, route
 from limbeck.models.served import ServedModel
+from limbeck.models.tokenizer import ChatTokenizer
 from limbeck.progress import say
 from limbeck.recipe import Recipe
 from limbeck.records import Prompt, Usage, identity
@@ -46,11 +48,13 @@ def ask_service(
     prompts: Callable[[], Iterator[Prompt]],
     store: AnswerStore,
     folder: Path,
+    student: Callable[[], ChatTokenizer | None] = lambda: None,
 ) -> int:
     """Ask for every answer that the store lacks; returns how many that were.
 
-    `prompts` gives the run's prompts anew each time. Raises InputError and ServiceError as `probe`
-    and `ServedModel.generate` do; all that was answered is kept.
+    `prompts` gives the run's prompts anew each time, `student` the tokenizer of who will learn:
+    log-probabilities are asked for where it can learn from them. Raises InputError and
+    ServiceError as `probe` and `ServedModel.generate` do; all that was answered is kept.
     """
     where, asking = asking_of(recipe)
     due = Due.count(prompts, asking, store)
@@ -69,11 +73,16 @@ def ask_service(
     pace = Pace(recipe.teacher.in_flight, who=where.teacher)
     if not known:
         found = probe(where, asking.sampling, money, pace)
-        _remember(folder / "probe.json", where, found)
+        known = _remember(folder / "probe.json", where, found)
         say(f"{'probe':>9}  {found.line()}")
-    say(f"{'plan':>9}  text alone: the distributions of a service's answers are not used yet")
+    way, why = _plan(known, student, batch is not None)
+    say(f"{'plan':>9}  {way}: {why}")
     say(f"{'estimate':>9}  {due.told(money, *due.usage(asking, store, batch=bool(batch)))}")
-    model = ServedModel(where, purse=money, pace=pace)
+    logprobs = 0
+    if way != "text alone":
+        check_section(recipe.train)
+        logprobs = known["logprobs"]
+    model = ServedModel(where, purse=money, pace=pace, logprobs=logprobs)
 
     def answer(some: Callable[[], Iterator[Prompt]], one: Asking, label: str, *count: int) -> None:
         if batch is None:
@@ -106,6 +115,17 @@ def purse_of(where: Route, recipe: Recipe, store: AnswerStore) -> Purse:
     for used in store.spent(where.model, where.name):
         money.spend(used)
     return money
+
+
+def _plan(
+    probed: dict[str, Any], student: Callable[[], ChatTokenizer | None], batched: bool
+) -> tuple[Way, str]:
+    if batched:
+        return "text alone", "a batch queue is not asked for log-probabilities"
+    try:
+        return plan(probed, student())
+    except ImportError:
+        return "text alone", "the student's tokenizer needs: pip install 'limbeck[train]'"
 
 
 @contextmanager
@@ -178,6 +198,7 @@ def _known(path: Path, where: Route) -> dict[str, Any]:
         return {}
 
 
-def _remember(path: Path, where: Route, found: Probe) -> None:
+def _remember(path: Path, where: Route, found: Probe) -> dict[str, Any]:
     told = {"route": identity("probe", where.name, where.model), **to_json(found)}
     write_text(path, json.dumps(told, indent=1) + "\n")
+    return told

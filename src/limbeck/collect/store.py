@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import sqlite3
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,15 @@ import numpy as np
 from limbeck.errors import InputError
 from limbeck.files import disk_full
 from limbeck.recipe import Recipe
-from limbeck.records import OUTCOMES, Answer, Outcome, Permission, Sampling, Usage
+from limbeck.records import (
+    OUTCOMES,
+    Answer,
+    Outcome,
+    Permission,
+    Sampling,
+    TopLogprobs,
+    Usage,
+)
 
 VERSION = 4
 SCHEMA = (
@@ -57,6 +66,11 @@ SCHEMA = (
     run TEXT NOT NULL,           -- the key under which that run collects
     why TEXT NOT NULL,
     PRIMARY KEY (id, run)
+) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS logprobs (
+    id TEXT PRIMARY KEY,         -- answers.id
+    told BLOB NOT NULL           -- deflated JSON: [[token, logprob, [[token, logprob], …]], …],
+                                 -- a token's bytes as Latin-1 text
 ) WITHOUT ROWID""",
 )
 ADDED = {  # columns, by the format that brought them
@@ -135,10 +149,13 @@ class AnswerStore:
         """Write the answers in one transaction: all of them or none. A known id is replaced."""
         permission = self._permission
         origin = (_now(), permission.id if permission else "")
+        answers = list(answers)
         rows = [_row(answer, origin) for answer in answers]
+        told = [(a.id, _deflated(a.logprobs)) for a in answers if a.logprobs]
         marks = ",".join("?" * COLUMNS)
         with self._named_errors(), self._db:
             self._db.executemany(f"INSERT OR REPLACE INTO answers VALUES ({marks})", rows)  # noqa: S608
+            self._db.executemany("INSERT OR REPLACE INTO logprobs VALUES (?, ?)", told)
             if permission:
                 document = json.dumps(asdict(permission), ensure_ascii=False, sort_keys=True)
                 row = (permission.id, document)
@@ -180,6 +197,11 @@ class AnswerStore:
                 if run == self._run and i in found and found[i].outcome == "kept":
                     found[i] = replace(found[i], outcome="rejected", why=why)
         return [found[i] for i in ids if i in found]
+
+    def logprobs(self, ids: Sequence[str]) -> dict[str, tuple[TopLogprobs, ...]]:
+        """What services told of the tokens of those of `ids` with which they told anything."""
+        rows = self._rows("SELECT id, told FROM logprobs", ids)
+        return {id_: _inflated(told) for id_, told in rows}
 
     def origins(self, ids: Sequence[str]) -> dict[str, Origin]:
         """When and under which permission those of `ids` that are here were asked for."""
@@ -300,6 +322,21 @@ def _row(a: Answer, origin: tuple[str, str]) -> tuple[object, ...]:
 @lru_cache(maxsize=16)
 def _sampling(sampling: Sampling) -> str:
     return json.dumps(asdict(sampling), sort_keys=True)
+
+
+def _deflated(told: Sequence[TopLogprobs]) -> bytes:
+    rows = [
+        [t.token.decode("latin-1"), t.logprob, [[b.decode("latin-1"), p] for b, p in t.top]]
+        for t in told
+    ]
+    return zlib.compress(json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def _inflated(told: bytes) -> tuple[TopLogprobs, ...]:
+    return tuple(
+        TopLogprobs(token.encode("latin-1"), p, tuple((b.encode("latin-1"), q) for b, q in top))
+        for token, p, top in json.loads(zlib.decompress(told))
+    )
 
 
 def _answer(row: tuple[Any, ...]) -> Answer:

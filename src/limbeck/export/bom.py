@@ -46,9 +46,11 @@ def cyclonedx(p: Provenance) -> str:
         "dependencies": [
             {"ref": STUDENT, "dependsOn": [*models, *(one.name for one in p.data), RECIPE]},
             {"ref": "answers", "dependsOn": ["prompts", p.teacher.fingerprint]},
-            {"ref": "targets", "dependsOn": ["answers", p.teacher.fingerprint]},
         ],
     }
+    if p.stored:
+        made = {"ref": "targets", "dependsOn": ["answers", p.teacher.fingerprint]}
+        bom["dependencies"].append(made)
     if p.day:
         bom["metadata"]["timestamp"] = f"{p.day}T00:00:00Z"
     text = json.dumps(bom, indent=1, ensure_ascii=False) + "\n"

@@ -38,9 +38,9 @@ Its verdict: **{passed}** ([figures](#measured)).
 
 | | teacher | student |
 |---|---|---|
-| parameters | {t_parameters:,} | {s_parameters:,} |
+| parameters | {t_parameters} | {s_parameters} |
 | layers | {t_layers} | {s_layers} |
-| weights on disk | {t_bytes:.0f} MB | {s_bytes:.0f} MB |
+| weights on disk | {t_bytes} | {s_bytes} |
 
 ## Use
 ```python
@@ -70,9 +70,9 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))
 {data}
 
 ## Measured
-On held-out prompts, student against the control (the same start, steps and text, without the
-teacher's distribution) and against the teacher; paired {confidence:.0%} intervals. Speeds are the
-machine's as much as the model's, and stand in the run's report.
+On held-out prompts, student against the control ({control}) and against the teacher where it could
+be measured; paired {confidence:.0%} intervals. Speeds are the machine's as much as the model's, and
+stand in the run's report.
 
 | metric | against | teacher | student | control | delta | interval | n | verdict |
 |---|---|---|---|---|---|---|---|---|
@@ -199,12 +199,12 @@ def _body(p: Provenance) -> str:
         version=p.version,
         made=_made(p),
         passed=RESULTS[verdict["passed"]],
-        t_parameters=teacher["parameters"],
-        s_parameters=student["parameters"],
-        t_layers=teacher["layers"],
-        s_layers=student["layers"],
-        t_bytes=teacher["bytes"] / 1e6,
-        s_bytes=student["bytes"] / 1e6,
+        t_parameters=_counted(teacher["parameters"]),
+        s_parameters=_counted(student["parameters"]),
+        t_layers=_counted(teacher["layers"]),
+        s_layers=_counted(student["layers"]),
+        t_bytes=_counted(teacher["bytes"], 1e6, " MB"),
+        s_bytes=_counted(student["bytes"], 1e6, " MB"),
         example=_quoted(samples[0]["prompt"]) if samples else "Hello",
         models=_models(p),
         terms="\n".join(_terms(p)),
@@ -217,6 +217,9 @@ def _body(p: Provenance) -> str:
         data="\n".join(
             f"| {one.name} | {one.rows:,} | `{one.sha256}` | {one.hashed} |" for one in p.data
         ),
+        control="the same start, steps and text, without the teacher's distribution"
+        if p.distribution
+        else "where the student started, untrained",
         confidence=verdict["confidence"],
         rows="\n".join(_row(row) for row in p.rows),
         recipe_id=p.recipe.id,
@@ -225,9 +228,14 @@ def _body(p: Provenance) -> str:
 
 
 def _made(p: Provenance) -> str:
-    if p.base == p.teacher:
-        return "layers of the teacher, trained on the teacher's answers and their distributions"
-    return f"{_origin(p.base)}, trained on the teacher's answers and their distributions"
+    start = "layers of the teacher" if p.base == p.teacher else _origin(p.base)
+    if not p.distribution:
+        return f"{start}, trained on the text of the teacher's answers"
+    return f"{start}, trained on the teacher's answers and their distributions"
+
+
+def _counted(value: float | None, unit: float = 1, sign: str = "") -> str:
+    return NOTHING if value is None else f"{value / unit:,.0f}{sign}"
 
 
 def _models(p: Provenance) -> str:

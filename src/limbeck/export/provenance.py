@@ -95,6 +95,16 @@ class Provenance:
         return self.terms[0]
 
     @property
+    def distribution(self) -> bool:
+        """Whether anything but the text of the teacher's answers was learnt."""
+        return self.recipe.train.teacher == "live" or self.stored
+
+    @property
+    def stored(self) -> bool:
+        """Whether that distribution lies in the run's targets."""
+        return any(one.name == "targets" for one in self.data)
+
+    @property
     def rows(self) -> list[Mapping[str, Any]]:
         """The verdict's rows that come out the same on every run."""
         return [row for row in self.verdict["rows"] if row["metric"] not in TIMED]
@@ -103,7 +113,7 @@ class Provenance:
 def gather(
     run: Path,
     recipe: Recipe,
-    teacher: Weights,
+    teacher: Weights | Model,
     base: Weights,
     terms: Sequence[Permission],
     verdict: Mapping[str, Any],
@@ -113,7 +123,8 @@ def gather(
 ) -> Provenance:
     """Gather what the papers of the student trained in `run` say.
 
-    `answers` are the teacher's to all prompts, `store` holds them. All of it is the same for every
+    A teacher behind a service is a model already: nothing of it lies here. `answers` are the
+    teacher's to all prompts, `store` holds them. All of it is the same for every
     run of the same recipe on the same day.
     """
     trained = run / "checkpoints" / "student" / "final"
@@ -122,7 +133,7 @@ def gather(
     return Provenance(
         name=student_name(recipe),
         licence=student_licence(recipe, terms, base.licence),
-        teacher=_model(teacher, recipe.teacher.model),
+        teacher=teacher if isinstance(teacher, Model) else _model(teacher, recipe.teacher.model),
         base=_model(base, recipe.teacher.model if base == teacher else recipe.student.base),
         terms=tuple(terms),
         duties=duties_of(terms),
@@ -156,6 +167,13 @@ def _data(run: Path, answers: Sequence[Answer], store: AnswerStore) -> tuple[Dat
     told = sorted(f"{digests[answer.id]}  {answer.id}\n" for answer in answers)
     shards = sorted(_tensors_sha256(path) for path in (run / "targets").glob("*.safetensors"))
     kept = sum(answer.outcome == "kept" for answer in answers)
+    targets = Data(
+        name="targets",
+        what="the teacher's log-probabilities over the tokens of the answers that were kept",
+        rows=kept,
+        sha256=_sha256("\n".join(shards)),
+        hashed="the sorted SHA-256 of the shards, each over its metadata and tensors",
+    )
     return (
         Data(
             name="prompts",
@@ -171,13 +189,7 @@ def _data(run: Path, answers: Sequence[Answer], store: AnswerStore) -> tuple[Dat
             sha256=_sha256("".join(told)),
             hashed="a sorted line an answer: SHA-256 of its row without clocked times, and its id",
         ),
-        Data(
-            name="targets",
-            what="the teacher's log-probabilities over the tokens of the answers that were kept",
-            rows=kept,
-            sha256=_sha256("\n".join(shards)),
-            hashed="the sorted SHA-256 of the shards, each over its metadata and tensors",
-        ),
+        *([targets] if shards else []),
     )
 
 

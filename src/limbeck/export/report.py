@@ -34,6 +34,7 @@ PANELS = (
     ("KL to the teacher, nats/token", "kl", False),
     ("KL to the teacher, nats/token", "held_out_kl", True),
     ("Loss, nats/token", "loss", False),
+    ("Loss, nats/token", "held_out_loss", True),
 )
 
 
@@ -163,6 +164,7 @@ def _page(folder: Path) -> dict[str, Any]:
         "outcomes": _outcomes(verdict, manifest),
         "manifest": manifest or Manifest(),
         "stages": _stages(manifest),
+        "text_alone": bool(manifest) and _facts(manifest, "targets").get("way") == "text alone",
         "recipe": recipe.read_text(encoding="utf-8") if recipe.exists() else None,
         "wording": wording,
     }
@@ -334,16 +336,19 @@ def _measures(path: Path) -> tuple[dict[tuple[str, int], dict[str, Any]], list[i
     return dict(sorted(found.items(), key=lambda item: item[0][1])), unreadable
 
 
+def _facts(manifest: Manifest, stage: str) -> dict[str, Any]:
+    return manifest.stages.get(stage, Stage()).facts
+
+
 def _outcomes(verdict: VerdictFile, manifest: Manifest | None) -> dict[str, Any]:
     """Counts with their shares in percent, their sum, and how many the collect stage counted."""
     counts: Mapping[str, int] = verdict.outcomes
     total = sum(counts.values())
-    collect = manifest.stages.get("collect", Stage()) if manifest else Stage()
     return {
         "counts": counts,
         "total": total,
         "shares": {key: 100 * count / total if total else 0.0 for key, count in counts.items()},
-        "asked": collect.facts.get("answers"),
+        "asked": _facts(manifest, "collect").get("answers") if manifest else None,
     }
 
 

@@ -65,7 +65,8 @@ class _Document:
         student = self._student()
         models = {m.fingerprint: self._model(m) for m in (p.teacher, p.base)}
         data = {one.name: self._data(one) for one in p.data}
-        self.relate(models[p.teacher.fingerprint], "generates", [data["answers"], data["targets"]])
+        made = [data[name] for name in ("answers", "targets") if name in data]
+        self.relate(models[p.teacher.fingerprint], "generates", made)
         self.relate(student, "trainedOn", data.values())
         self.relate(student, "testedOn", [data["answers"]])
         self.relate(student, "descendantOf", [models[p.base.fingerprint]])

@@ -51,11 +51,23 @@ METRICS: Mapping[str, Metric] = {
         "nats/token",
         "How likely the teacher finds the model's own greedy answers. Nearer to 0 is likelier.",
     ),
+    "told_kl": Metric(
+        "KL to what the teacher told",
+        "nats/token",
+        "How far a model's next-token distribution lies from the log-probabilities that a service "
+        "told with its held-out answers, put into the student's tokens. What it did not tell is "
+        "one outcome, so this is a lower bound.",
+    ),
+    "text_nll": Metric(
+        "Surprise at the teacher's text",
+        "nats/token",
+        "Minus the log-probability of the teacher's held-out answers. 0 is certainty.",
+    ),
     "rouge_l": Metric(
         "ROUGE-L",
         "0 to 1",
-        "Longest common subsequence of words with the teacher's greedy answer, as an F-measure. "
-        "1 is the same answer, word for word.",
+        "Longest common subsequence of words of the greedy answer with the teacher's own, as an "
+        "F-measure. 1 is the same answer, word for word.",
     ),
     "tokens_per_s": Metric("Writing speed", "tokens/s", "Answer tokens written a second."),
     "answers_per_s": Metric("Answering speed", "answers/s", "Whole answers written a second."),

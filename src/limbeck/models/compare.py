@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from limbeck.errors import InputError
 from limbeck.models.local import LocalModel
+from limbeck.models.outcomes import log_outcomes
 from limbeck.models.protocol import HEAD_ROWS, QUIET, Asked
 from limbeck.records import Prompt, Sampling
 
@@ -91,6 +93,37 @@ def likelihood(model: LocalModel, asked: Sequence[Asked]) -> Floats:
         parts = logprobs.double().cpu().split([len(a.token_ids) for _, a in batch])
         means += [part.mean().item() for part in parts]
     return np.array(means)
+
+
+@torch.inference_mode()
+def divergence_from(
+    told: Callable[[Sequence[Asked]], Mapping[str, NDArray[Any]]],
+    model: LocalModel,
+    asked: Sequence[Asked],
+) -> Floats:
+    """The mean forward KL in nats a token from stored targets to the model, (n,).
+
+    `told` gives the arrays of `Targets` for some answers, end to end. It is over the tokens kept
+    and one outcome for all others: a lower bound of the KL over the vocabulary.
+    """
+    means: list[float] = []
+    for batch, states in model.answer_states(asked):
+        rows = told(batch)
+        columns = [torch.from_numpy(rows[name]) for name in ("top_ids", "logprobs", "tail")]
+        parts = (c.to(states.device).split(HEAD_ROWS) for c in columns)
+        found = [
+            _kl_from(model.head(some), *targets)
+            for some, *targets in zip(states.split(HEAD_ROWS), *parts, strict=True)
+        ]
+        each = torch.cat(found).cpu().split([len(a.token_ids) for _, a in batch])
+        means += [part.mean().item() for part in each]
+    return np.array(means)
+
+
+def _kl_from(logits: Tensor, top_ids: Tensor, logprobs: Tensor, tail: Tensor) -> Tensor:
+    log_q = log_outcomes(logits.float(), top_ids, 1.0).double()
+    p = torch.cat([logprobs.double().exp(), tail.double()[:, None]], -1)
+    return (torch.xlogy(p, p) - p * log_q).sum(-1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from pydantic_core import from_json
@@ -107,11 +107,16 @@ def _read(route: Route, key: str, headers: Mapping[str, str], raw: bytes) -> Res
             return judge(route, key, code, headers, raw)
         return Result("strained", f"200{_colon(redact(_words(document, raw), key))}")
     try:
-        return Result("good", reply=route.dialect.read(document), paid=True)
+        reply = route.dialect.read(document)
     except BrokenError as error:
         return Result("broken", str(error), paid=True)
     except (AttributeError, KeyError, TypeError, IndexError):
         return Result("broken", "JSON of another shape than an answer's", paid=True)
+    try:
+        told = tuple(route.dialect.read_logprobs(document))
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError):
+        told = ()  # the answer is good without, and is counted as learnt from its text
+    return Result("good", reply=replace(reply, logprobs=told) if told else reply, paid=True)
 
 
 def _no_entry(route: Route, told: str) -> LimbeckError:

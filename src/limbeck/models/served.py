@@ -21,7 +21,7 @@ from limbeck.models.protocol import QUIET, Asked, OnTokens
 from limbeck.models.routes import Route
 from limbeck.models.wire import event_loop, proxy_for
 from limbeck.progress import duration, say
-from limbeck.records import Answer, Outcome, Prompt, Sampling, Targets, Usage
+from limbeck.records import Answer, Outcome, Prompt, Sampling, Targets, TopLogprobs, Usage
 
 MOST_TRIES = 8  # of a question that broken answers or a failing service spoil
 HOPELESS = 50  # answers in a row that are none: something else is wrong than bad luck
@@ -40,6 +40,7 @@ class ServedModel:
         in_flight: most questions at once.
         purse: what may be spent; default: without end.
         pace: when questions may go out; default: learnt from nothing.
+        logprobs: how many log-probabilities a token to ask for with each answer.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class ServedModel:
         in_flight: int = 256,
         purse: Purse | None = None,
         pace: Pace | None = None,
+        logprobs: int = 0,
     ) -> None:
         self.where, self.name = route, route.teacher
         self.route, self.fingerprint = route.name, route.model
         self.purse = purse or Purse(None)
         self.pace = pace or Pace(in_flight, who=route.teacher)
+        self.logprobs = logprobs
 
     def generate(
         self, prompts: Iterable[Prompt], sampling: Sampling, on_tokens: OnTokens = QUIET
@@ -210,6 +213,8 @@ class _Desk:
         body = route.dialect.body(
             prompt.messages, route.model, self.sampling, route.cap, route.seed
         )
+        if self.model.logprobs:
+            route.dialect.logprobs(body, self.model.logprobs)
         return _Job(prompt, to_json(body), bound(prompt, self.sampling.max_tokens))
 
     def _held_back(self, job: _Job) -> float | None:
@@ -296,7 +301,8 @@ class _Desk:
             )
         if reply is not None and spent is not None:
             self.pace.answered(ticket, headers, spent)
-            self._answered(job, reply.text, reply.reasoning, reply.finish, spent)
+            said = (reply.text, reply.reasoning, reply.finish)
+            self._answered(job, *said, spent, logprobs=reply.logprobs)
         elif result.kind == "prompt":
             self.pace.answered(ticket, headers, None)
             outcome: Outcome = "refused" if result.refused else "failed"
@@ -334,6 +340,7 @@ class _Desk:
         usage: Usage,
         outcome: Outcome = "kept",
         why: str = "",
+        logprobs: tuple[TopLogprobs, ...] = (),
     ) -> None:
         model = self.model
         seconds = round(time.monotonic() - job.began, 4)
@@ -349,17 +356,15 @@ class _Desk:
                 tool_calls=(),
                 token_ids=(),
                 finish_reason=finish,
-                usage=Usage(
-                    usage.tokens_in,
-                    usage.tokens_out,
-                    seconds,
-                    usage.cached,
-                    usage.reasoning,
-                    job.lost.tokens_in,
-                    job.lost.tokens_out,
+                usage=replace(
+                    usage,
+                    seconds=seconds,
+                    lost_in=job.lost.tokens_in,
+                    lost_out=job.lost.tokens_out,
                 ),
                 outcome=outcome,
                 why=why,
+                logprobs=logprobs,
             )
         )
         self._wake("gather")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,25 @@ class ChatTokenizer:
         text = self.inner.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return self.inner(text, add_special_tokens=False)["input_ids"]
 
+    @cached_property
+    def plain(self) -> Any:
+        """The same tokenizer, of the tokenizers library, to which special tokens are plain text."""
+        from tokenizers import Tokenizer
+
+        made = Tokenizer.from_str(self.inner.backend_tokenizer.to_str())
+        made.encode_special_tokens = True
+        return made
+
+    def answer_ids(self, text: str) -> list[int]:
+        """An answer's tokens, closed as the assistant closes its own."""
+        if self.inner.eos_token_id is None:
+            raise InputError(
+                f"{self.inner.name_or_path}: the tokenizer has no token that ends an answer "
+                "(eos_token). Use an instruction-tuned model."
+            )
+        ids = self.plain.encode(text, add_special_tokens=False).ids
+        return [*ids, self.inner.eos_token_id]
+
     def text(self, token_ids: Sequence[int]) -> str:
         """What the tokens say, without special tokens."""
         return self.inner.decode(token_ids, skip_special_tokens=True).strip()
@@ -44,6 +64,30 @@ class ChatTokenizer:
         ids = generation_config.eos_token_id if generation_config else None
         stops = {self.inner.eos_token_id, *(ids if isinstance(ids, list) else [ids])} - {None}
         return tuple(sorted(stops))
+
+
+def byte_vocabulary(backend: Any) -> list[bytes | None] | None:
+    """Each token's bytes, by id, of a byte-level tokenizer; None for tokens that are no text.
+
+    `backend` is one of the tokenizers library. None where its tokens do not stand for the bytes of
+    the text as it was written (SentencePiece, a normaliser, a space put in front).
+    """
+    told = json.loads(backend.to_str())
+    if (told["decoder"] or {}).get("type") != "ByteLevel":
+        return None
+    # The alphabet of GPT-2's byte-level BPE: printable bytes stand for themselves, the others, in
+    # order, for the characters from 256 on.
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = (b for b in range(256) if b not in shown)
+    byte_of = {chr(b): b for b in shown} | {chr(256 + n): b for n, b in enumerate(others)}
+    added = {token["content"] for token in told["added_tokens"]}
+    found: list[bytes | None] = [None] * backend.get_vocab_size()
+    for token, i in backend.get_vocab().items():
+        if token not in added and all(c in byte_of for c in token):
+            found[i] = bytes(byte_of[c] for c in token)
+    text = "x é\n"
+    pieces = [found[i] or b"" for i in backend.encode(text, add_special_tokens=False).ids]
+    return found if b"".join(pieces) == text.encode() else None
 
 
 def load_tokenizer(folder: Path) -> Any:

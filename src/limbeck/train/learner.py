@@ -21,7 +21,7 @@ from limbeck.models.head import Head
 from limbeck.models.local import LocalModel, compute_dtype, device, load_network
 from limbeck.models.tokenizer import ChatTokenizer
 from limbeck.progress import Meter, say
-from limbeck.recipe import RUNS_ALIKE, TrainSection
+from limbeck.recipe import RUNS_ALIKE, Divergence, TrainSection
 from limbeck.records import Example, identity
 from limbeck.train import checkpoint
 from limbeck.train.batch import Batch, check_packing, cut, pack, steps
@@ -45,7 +45,8 @@ class Lesson:
     """What one student learns from, and by which rules.
 
     The `student` learns the teacher's distribution by `section.divergence`, from the examples'
-    targets or from a `teacher` at hand; the `control` learns the same text by cross-entropy alone.
+    targets or from a `teacher` at hand; the `control` learns the same text by cross-entropy alone,
+    and so does a student of `text_alone`.
     """
 
     role: Learns
@@ -56,6 +57,12 @@ class Lesson:
     seed: int
     steps: int
     teacher: LocalModel | None = None
+    text_alone: bool = False
+
+    @property
+    def kind(self) -> Divergence | None:
+        """The divergence that is learnt by; None is cross-entropy on the text alone."""
+        return None if self.role == "control" or self.text_alone else self.section.divergence
 
     @property
     def plan(self) -> str:
@@ -115,7 +122,7 @@ class Learner:
         done = self.progress
         done.step, done.tokens = done.step + 1, done.tokens + read
         done.target_tokens, done.seconds = done.target_tokens + learnt, done.seconds + seconds
-        distilled = self.lesson.role == "student"
+        distilled = self.lesson.kind is not None
         meter.advance(1, read, f"loss {loss:.3f}" + (f"  KL {kl:.3f}" if distilled else ""))
         return {
             "step": done.step,
@@ -148,8 +155,9 @@ class Learner:
             loss = self._gather(micros)[0]
             return loss, self.masters.take_gradient(lever(network))
 
-        kind = section.divergence if self.lesson.role == "student" else None
-        rule = Rule(kind, section.beta, section.skew, section.temperature, section.text_weight)
+        rule = Rule(
+            self.lesson.kind, section.beta, section.skew, section.temperature, section.text_weight
+        )
         self.network.eval()
         try:
             return check(network, first, step, rule, self.objective.head.vocabulary)
@@ -157,19 +165,27 @@ class Learner:
             self.network.train()
 
     def held_out_kl(self) -> dict[str, Any] | None:
-        """Mean forward KL on a few held-out answers, six times on the way; None in between."""
+        """Mean forward KL on a few held-out answers, six times on the way; None in between.
+
+        Where there is only the text, its cross-entropy.
+        """
         step, last = self.progress.step, self.lesson.steps
         every = max(1, last // HELD_OUT_TIMES)
         if not self.lesson.held_out or (step % every and step != last):
             return None
         with torch.no_grad():
-            kls = [
-                self.objective(self._batch(some), "forward_kl", 1).kls
+            kind = None if self.lesson.text_alone else "forward_kl"
+            found = [
+                self.objective(self._batch(some), kind, 1)
                 for some in self._cut(self.lesson.held_out[:HELD_OUT_EXAMPLES])
             ]
         if ranks.world() > 1:
             self.objective.reshard()  # a forward pass without a backward leaves it whole
-        return {"step": step, "held_out_kl": torch.cat(kls).mean().item(), **self._who()}
+        if self.lesson.text_alone:
+            values = torch.cat([one.values for one in found])
+            return {"step": step, "held_out_loss": values.mean().item(), **self._who()}
+        kls = torch.cat([one.kls for one in found])
+        return {"step": step, "held_out_kl": kls.mean().item(), **self._who()}
 
     def export(self, path: Path, dtype: torch.dtype) -> None:
         """Write the masters, rounded to `dtype`, as a model folder with tokenizer and template.
@@ -214,7 +230,7 @@ class Learner:
         return self._gather(step)
 
     def _passes(self, step: Sequence[Micro], learnt: int) -> tuple[float, float]:
-        kind = None if self.lesson.role == "control" else self.section.divergence
+        kind = self.lesson.kind
         loss, kl = 0.0, 0.0
         for micro, counts in self._dealt(step):
             batch = self._batch(micro)

@@ -146,6 +146,35 @@ def start_from_model(base: Weights, teacher: Weights, start: Path) -> dict[str, 
     }
 
 
+def start_as_it_is(
+    base: Weights, tokenizer: ChatTokenizer, asked: Sequence[Asked], start: Path
+) -> dict[str, Fact]:
+    """Write to `start` a model's weights, in float32, with its own tokenizer and chat template.
+
+    `asked` are all answers in its tokens. Raises InputError naming a prompt that with its answer
+    is longer than the model's context.
+    """
+    network: Any = load_network(ordinary_folder(base), torch.float32)
+    context = getattr(network.config, "max_position_embeddings", None) or 1 << 30
+    for prompt, answer in asked:
+        length = len(tokenizer.prompt_ids(prompt)) + len(answer.token_ids)
+        if length > context:
+            raise InputError(
+                f"{prompt.source}: prompt and answer have {length} of the student's tokens, and "
+                f"{base.name} reads {context}. Take the prompt out (limbeck collect RUN "
+                "--drop-source FILE:ROW), lower teacher.max_tokens, or choose another student.base."
+            )
+    with whole_folder(start) as part:
+        network.save_pretrained(part)
+        tokenizer.inner.save_pretrained(part)
+    return {
+        "base": base.name,
+        "fingerprint": base.fingerprint,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "layers": int(network.config.num_hidden_layers),
+    }
+
+
 def layers_wanted(section: StudentSection, network: Any) -> int:
     """How many of this network's layers the recipe leaves."""
     there = len(network.base_model.layers)

@@ -75,7 +75,7 @@ def measure(
             lambda: meter.advance(rows=1),
         )
     figures: dict[Role, dict[str, Any]] = {
-        r: _figures(model, itemsize) for r, model in models.items()
+        r: figures_of(model, itemsize) for r, model in models.items()
     }
     lengths = np.array([len(a.token_ids) for _, a in ordered], np.float64)
     measured = (
@@ -88,7 +88,7 @@ def measure(
     for row, role in enumerate(racers):
         figures[role]["tokens_per_s"] = round(float(np.median(speeds.tokens_per_s[row])), 1)
         figures[role]["answers_per_s"] = round(float(np.median(speeds.answers_per_s[row])), 2)
-    return Findings(measured, figures, _samples(prompts, answers))
+    return Findings(measured, figures, samples_of(prompts, answers))
 
 
 def _closeness(close: Sequence[Likeness], lengths: Any) -> list[Measured]:
@@ -176,7 +176,8 @@ def _sizes(figures: Mapping[Role, dict[str, Any]]) -> list[Measured]:
     ]
 
 
-def _figures(model: LocalModel, itemsize: int) -> dict[str, Any]:
+def figures_of(model: LocalModel, itemsize: int) -> dict[str, Any]:
+    """What the verdict's file says of a model."""
     return {
         "name": model.name,
         "parameters": model.parameters,
@@ -188,7 +189,7 @@ def _figures(model: LocalModel, itemsize: int) -> dict[str, Any]:
     }
 
 
-def _samples(
+def samples_of(
     prompts: Sequence[Prompt], answers: Mapping[Role, Sequence[Answer]]
 ) -> list[dict[str, str]]:
     """Answers side by side for prompts spread evenly over the held-out set."""

@@ -32,6 +32,8 @@ _METRICS: Mapping[str, str] = {
     "agreement": "agreement (top-1)",
     "acceptance": "acceptance (1 − TVD)",
     "teacher_logprob": "teacher log-prob\n(nats/token)",
+    "told_kl": "kl to what was told\n(nats/token)",
+    "text_nll": "teacher's text\n(nats/token)",
     "rouge_l": "ROUGE-L (F1)",
     "tokens_per_s": "tokens/s",
     "answers_per_s": "answers/s",

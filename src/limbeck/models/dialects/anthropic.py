@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from limbeck.models.dialects.base import BrokenError, Document, Finish, Reply, count, text_of
-from limbeck.records import Message, Sampling, Usage
+from limbeck.records import Message, Sampling, TopLogprobs, Usage
 
 VERSION = "2023-06-01"
 _FINISH: dict[str, Finish] = {
@@ -58,7 +58,7 @@ def logprobs(body: dict[str, Any], top: int) -> None:
     """There are none: the question stays as it is."""
 
 
-def read_logprobs(document: Document) -> list[list[float]]:
+def read_logprobs(document: Document) -> list[TopLogprobs]:
     """There are none."""
     return []
 

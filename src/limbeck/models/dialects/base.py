@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from limbeck.records import Message, Sampling, Usage
+from limbeck.records import Message, Sampling, TopLogprobs, Usage
 
 Document: TypeAlias = Mapping[str, Any]
 Finish: TypeAlias = Literal["stop", "length", "refusal"]
@@ -14,12 +14,13 @@ Finish: TypeAlias = Literal["stop", "length", "refusal"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer. `usage` is None where the service told none."""
+    """A whole answer. `usage` is None where the service told none, and `logprobs` are empty."""
 
     text: str
     reasoning: str
     finish: Finish
     usage: Usage | None
+    logprobs: tuple[TopLogprobs, ...] = ()
 
 
 class BrokenError(Exception):
@@ -54,8 +55,8 @@ class Dialect(Protocol):
         """Ask for log-probabilities too, in place."""
         ...
 
-    def read_logprobs(self, document: Document) -> list[list[float]]:
-        """For each token of the answer, its own log-probability and then those of the likeliest."""
+    def read_logprobs(self, document: Document) -> list[TopLogprobs]:
+        """What the service told of each token of the answer; empty where it told nothing."""
         ...
 
 
@@ -71,6 +72,14 @@ def count(table: Any, *names: str) -> int:
             if isinstance(found := table.get(name), int):  # pyright: ignore[reportUnknownMemberType]
                 return found
     return 0
+
+
+def token_bytes(told: Mapping[str, Any]) -> bytes:
+    """A token's bytes: as told, or else those of its text."""
+    raw = told.get("bytes")
+    if isinstance(raw, list):
+        return bytes(raw)  # pyright: ignore[reportUnknownArgumentType]
+    return text_of(told.get("token")).encode("utf-8", "replace")
 
 
 def apart(text: str) -> tuple[str, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from limbeck.models.dialects.base import BrokenError, Document, Reply, count, text_of
-from limbeck.records import Message, Sampling, Usage
+from limbeck.models.dialects.base import BrokenError, Document, Reply, count, text_of, token_bytes
+from limbeck.records import Message, Sampling, TopLogprobs, Usage
 
 _REFUSED = frozenset(
     {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "MODEL_ARMOR"}
@@ -76,12 +76,18 @@ def logprobs(body: dict[str, Any], top: int) -> None:
     body["generationConfig"] |= {"responseLogprobs": True, "logprobs": top}
 
 
-def read_logprobs(document: Document) -> list[list[float]]:
-    """For each token of the answer, its own log-probability and then those of the likeliest."""
+def read_logprobs(document: Document) -> list[TopLogprobs]:
+    """What the service told of each token of the answer."""
     told = document["candidates"][0].get("logprobsResult") or {}
     tops = told.get("topCandidates") or []
     return [
-        [row["logProbability"], *(t["logProbability"] for t in top.get("candidates") or [])]
+        TopLogprobs(
+            token_bytes(row),
+            float(row["logProbability"]),
+            tuple(
+                (token_bytes(t), float(t["logProbability"])) for t in top.get("candidates") or []
+            ),
+        )
         for row, top in zip(told.get("chosenCandidates") or [], tops, strict=False)
     ]
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from limbeck.models.dialects.base import BrokenError, Document, Finish, Reply, apart, count, text_of
-from limbeck.records import Message, Sampling, Usage
+from limbeck.models.dialects.base import (
+    BrokenError,
+    Document,
+    Finish,
+    Reply,
+    apart,
+    count,
+    text_of,
+    token_bytes,
+)
+from limbeck.records import Message, Sampling, TopLogprobs, Usage
 
 _FINISH: dict[str, Finish] = {
     "length": "length",
@@ -74,11 +83,16 @@ def logprobs(body: dict[str, Any], top: int) -> None:
     body |= {"logprobs": True, "top_logprobs": top}
 
 
-def read_logprobs(document: Document) -> list[list[float]]:
-    """For each token of the answer, its own log-probability and then those of the likeliest."""
+def read_logprobs(document: Document) -> list[TopLogprobs]:
+    """What the service told of each token of the answer."""
     told = (document["choices"][0].get("logprobs") or {}).get("content") or []
     return [
-        [row["logprob"], *(t["logprob"] for t in row.get("top_logprobs") or [])] for row in told
+        TopLogprobs(
+            token_bytes(row),
+            float(row["logprob"]),
+            tuple((token_bytes(t), float(t["logprob"])) for t in row.get("top_logprobs") or []),
+        )
+        for row in told
     ]
 
 
