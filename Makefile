@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench bench-collect lock clean
 help:           ## what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 demo: $(VENV)/.demo  ## distil a real model on this machine; ends in a verdict and a report
 	$(BIN)/limbeck distill recipes/demo.toml
@@ -25,6 +25,9 @@ check: $(VENV)/.dev  ## lint, types and tests
 
 bench: $(VENV)/.dev  ## what the demo's numbers come from; one JSON line last
 	$(BIN)/python benchmarks/walk.py
+
+bench-collect: $(VENV)/.dev  ## a service's limit, ceiling, faults, kills, memory; SDK=PYTHON with openai
+	$(BIN)/python benchmarks/collect.py $(if $(SDK),--sdk $(SDK))
 
 lock: $(VENV)/.dev   ## pin the versions that are installed now
 	@echo '# Every version, pinned. `make lock` rewrites it.' > constraints.txt

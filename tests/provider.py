@@ -159,7 +159,9 @@ class Provider:
 
     async def serve(self) -> None:
         """Begin to listen on a free port."""
-        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None))
+        self._runner = web.ServerRunner(
+            web.Server(self._handle, access_log=None), shutdown_timeout=0.1
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls, backlog=2048)
         await site.start()

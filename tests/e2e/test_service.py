@@ -101,11 +101,12 @@ def test_killed_in_the_midst_of_faults_nothing_is_lost(walk: Walk, provider: Pro
 
 
 def test_a_second_process_is_refused(walk: Walk, provider: Provider):
-    provider.change(latency=1.0)
+    provider.change(latency=0.02)
     first = walk.start("collect", "recipe.toml")
-    while len(provider.counts.good) < 60:
+    while len(provider.counts.good) < 40:
         assert first.poll() is None, (walk.folder / "stderr").read_text()
-        time.sleep(0.02)
+        time.sleep(0.005)
+    provider.change(latency=300.0)
     told = complaint(walk.limbeck("collect", "recipe.toml"), 2)
     assert f"pid {first.pid}" in told
     listed = walk.limbeck("answers", "runs/sums", "--outcome", "kept")

@@ -97,7 +97,7 @@ class AnswerStore:
         A question that a failing service spoilt (`finish_reason` error) gets another chance.
         """
         query = "SELECT id FROM answers WHERE id IN ({}) AND finish_reason != 'error'"
-        return {row[0] for row in self._rows(query, ids)}
+        return {str(row[0]) for row in self._rows(query, ids)}
 
     def get(self, ids: Sequence[str]) -> list[Answer]:
         """The answers with these ids that are in the store, in the order of `ids`."""
