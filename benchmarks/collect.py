@@ -113,7 +113,8 @@ class Bench:
                 told = stats(url)
             return {"value": found["right"], "of": n, "lost": n - found["answered"],
                     "wrong": found["answered"] - found["right"], "forced": told["broken"],
-                    "avoidable": told["paid_twice"], "seconds": round(found["seconds"], 1)}  # fmt: skip
+                    "avoidable": told["paid_twice"],
+                    "seconds": round(found["seconds"], 1)}  # fmt: skip
 
         return self.row("faults", "right answers", right, ["ours", *self.peers])
 
@@ -281,7 +282,7 @@ def careful(url: str, n: int, place: Path, most: int) -> dict[str, Any]:
     import aiohttp
 
     path = place / "rows.jsonl"
-    there = {json.loads(row)[0] for row in path.open()} if path.exists() else set()
+    there = rows_in(path)
     left = iter([q for q in questions(n) if q not in there])
 
     async def one(session: Any, question: str, file: Any) -> None:
@@ -320,7 +321,7 @@ def sdk(url: str, n: int, place: Path, most: int) -> dict[str, Any]:
     import openai
 
     path = place / "rows.jsonl"
-    left = questions(n)
+    left = iter(questions(n))
 
     async def everything() -> None:
         asker = openai.AsyncOpenAI(base_url=url, api_key="none")
@@ -353,11 +354,21 @@ def run_fast(everything: Any) -> None:
         runner.run(everything())
 
 
+def rows_in(path: Path) -> dict[str, str]:
+    """The rows of a file, less the one that a kill cut short."""
+    rows: dict[str, str] = {}
+    for row in path.open() if path.exists() else ():
+        with suppress(ValueError):
+            question, text = json.loads(row)
+            rows[question] = text
+    return rows
+
+
 def read_rows(path: Path) -> dict[str, int]:
     """Answers and right answers in a file of rows."""
     from provider import answer_to
 
-    rows = dict(json.loads(row) for row in path.open())
+    rows = rows_in(path)
     return {"answered": len(rows), "right": sum(answer_to(q) == text for q, text in rows.items())}
 
 

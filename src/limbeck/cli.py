@@ -91,21 +91,20 @@ def answers(
 
     Example: limbeck answers runs/support-replies --outcome refused
     """
+    from limbeck.collect.listing import chosen_rows, line
+    from limbeck.collect.listing import export as write
     from limbeck.distill import Walk
     from limbeck.run import Run, resolve
 
     found, place = resolve(recipe, run)
-    chosen = Walk(Run(place, found)).listed(outcome, format)
+    walk = Walk(Run(place, found))
+    chosen = chosen_rows(walk.store_path, walk.some_prompts(), walk.asking, outcome, format)
     if export is not None:
-        from limbeck.collect.listing import export as write
-
         written = write(chosen, export)
         _tell(json_, {"file": str(export), "rows": written}, f"Wrote {written:,} rows to {export}")
     elif json_:
         _tell(True, {"rows": list(chosen)}, "")
     else:
-        from limbeck.collect.listing import line
-
         for row in chosen:
             print(line(row) if format == "rows" else json.dumps(row, ensure_ascii=False))  # noqa: T201
 

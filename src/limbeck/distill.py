@@ -6,25 +6,22 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck import __version__
-from limbeck.collect.ask import Asking, ask, collected, missing, stored
-from limbeck.collect.prompts import iterate_prompts, load_prompts, read_prompts, write_prompts
+from limbeck.collect import prompts as prompt_files
+from limbeck.collect.ask import Asking, collected, stored
 from limbeck.collect.store import AnswerStore, outcomes
 from limbeck.errors import InputError
-from limbeck.files import sha256_file, write_text
+from limbeck.files import write_text
 from limbeck.models import weights as models
 from limbeck.permit import decide
 from limbeck.progress import say
-from limbeck.recipe import PromptsSection
 from limbeck.records import Answer, Permission, Prompt
 from limbeck.run import Run, Stage, key_of
 
 if TYPE_CHECKING:
-    from limbeck.collect.listing import Format
     from limbeck.collect.targets import TargetsFolder
     from limbeck.models.local import LocalModel
     from limbeck.models.routes import Route
@@ -67,11 +64,10 @@ class Walk:
         section = self.recipe.permit
         recorded = Path(section.permission) if section.permission else None
         if self.served:
-            name, licence = self.served[0].teacher, decide.Licence(None, "")
-        else:
-            name = self.weights.name
-            licence = decide.Licence(self.weights.licence, self.weights.licence_source)
-        return decide.decide(name, licence, section.purpose, recorded)
+            unread = decide.Licence(None, "")
+            return decide.decide(self.served[0].teacher, unread, section.purpose, recorded)
+        licence = decide.Licence(self.weights.licence, self.weights.licence_source)
+        return decide.decide(self.weights.name, licence, section.purpose, recorded)
 
     @cached_property
     def served(self) -> tuple[Route, Asking] | None:
@@ -93,7 +89,7 @@ class Walk:
     @cached_property
     def all_prompts(self) -> tuple[Prompt, ...]:
         """The run's prompts, in both splits."""
-        return load_prompts(self.folder / "prompts.jsonl")
+        return prompt_files.load_prompts(self.folder / "prompts.jsonl")
 
     @cached_property
     def answers(self) -> list[Answer]:
@@ -125,22 +121,20 @@ class Walk:
         )
 
     @property
-    def _store_path(self) -> Path:
+    def store_path(self) -> Path:
+        """Where the answers are: in the run folder, or in a store that runs share."""
         return Path(self.recipe.teacher.answers or self.folder / "answers.sqlite")
 
     def _store(self) -> AnswerStore:
-        return AnswerStore(self._store_path)
+        return AnswerStore(self.store_path)
 
-    def _prompts(self) -> Iterator[Prompt]:
+    def some_prompts(self) -> Iterator[Prompt]:
         """The run's prompts one after another: there may be more than fit in memory."""
-        return iterate_prompts(self.folder / "prompts.jsonl")
+        return prompt_files.iterate_prompts(self.folder / "prompts.jsonl")
 
     @cached_property
     def _collect_key(self) -> str:
-        ids = sha256()
-        for prompt in self._prompts():
-            ids.update(f"{prompt.id} {prompt.split}\n".encode())
-        return key_of("collect", ids.hexdigest(), asdict(self.asking))
+        return key_of("collect", prompt_files.digest(self.some_prompts()), asdict(self.asking))
 
     @property
     def _targets_key(self) -> str:
@@ -183,13 +177,13 @@ class Walk:
     def prompts(self) -> None:
         """Read, deduplicate and split the prompts."""
         section = self.recipe.prompts
-        key = key_of("prompts", section.model_dump(), _content(section))
+        key = key_of("prompts", section.model_dump(), prompt_files.content(section))
         path = self.folder / "prompts.jsonl"
         if self._skipped("prompts", key, path):
             return
         with self.run.work("prompts", key) as facts:
-            found = read_prompts(section)
-            write_prompts(path, found.prompts)
+            found = prompt_files.read_prompts(section)
+            prompt_files.write_prompts(path, found.prompts)
             facts |= {"read": found.read, "exact_duplicates": found.exact_duplicates}
             facts |= {"near_duplicates": found.near_duplicates}
             facts |= {"train": len(found.train), "held_out": len(found.held_out)}
@@ -197,25 +191,20 @@ class Walk:
     def collect(self) -> None:
         """Ask the teacher for what is missing; every prompt ends in one outcome."""
         key = self._collect_key
-        path = self._store_path
-        if self._skipped("collect", key, path):
+        if self._skipped("collect", key, self.store_path):
             return
+        from limbeck.collect.service import ask_teacher
+
         with self.run.work("collect", key) as facts, self._store() as store:
-            asked_now = self._ask_service(store) if self.served else self._ask_weights(store)
-            facts |= collected(self._prompts(), self.asking, store)
-            facts["asked_now"] = asked_now
-
-    def _ask_weights(self, store: AnswerStore) -> int:
-        due = sum(1 for _ in missing(self.all_prompts, self.asking, store))
-        if due:
-            ask(self.teacher, self.all_prompts, self.asking.sampling, store, "collect")
-        return due
-
-    def _ask_service(self, store: AnswerStore) -> int:
-        from limbeck.collect.service import alone, ask_service
-
-        with alone(self._store_path):
-            return ask_service(self.recipe, self._prompts, store, self.folder)
+            facts["asked_now"] = ask_teacher(
+                self.recipe,
+                self.some_prompts,
+                self.asking,
+                store,
+                lambda: self.teacher,
+                self.folder,
+            )
+            facts |= collected(self.some_prompts(), self.asking, store)
 
     def targets(self) -> None:
         """The teacher's distribution over every kept answer, held-out ones too."""
@@ -239,8 +228,8 @@ class Walk:
 
         if self.served:
             raise InputError(
-                "Training on the text of a service's answers is not built yet: they are collected, "
-                f"and limbeck answers {self.folder} --export FILE writes them for another trainer."
+                "Training on a service's text is not built yet. Its answers are collected; export "
+                f"them for another trainer with: limbeck answers {self.folder} --export FILE"
             )
         section = self.recipe.student
         with self.run.work("student", self._student_key) as facts:
@@ -397,16 +386,6 @@ class Walk:
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}). Remove it and run again.") from None
 
-    def listed(self, outcome: str | None, form: Format) -> Iterator[dict[str, Any]]:
-        """The answers as rows (see `collect.listing`), of one outcome or all."""
-        from limbeck.collect.listing import messages, rows
-
-        if not self._store_path.exists():
-            raise InputError(f"{self.folder} has no answers yet: run limbeck collect first")
-        with self._store() as store:
-            found = rows(self._prompts(), self.asking, store, outcome)
-            yield from messages(found) if form == "messages" else found
-
     def _cost(self) -> dict[str, float]:
         stages = self.run.manifest["stages"].values()
         return {
@@ -417,23 +396,6 @@ class Walk:
         }
 
     def _targets_folder(self) -> TargetsFolder:
-        from limbeck.collect.targets import Binding, TargetsFolder
-        from limbeck.models.tokenizer import ChatTokenizer
+        from limbeck.collect.binding import targets_folder
 
-        tokenizer = ChatTokenizer(models.ordinary_folder(self.weights))
-        section = self.recipe.train
-        binding = Binding(
-            teacher=self.weights.fingerprint,
-            tokenizer=tokenizer.hash,
-            template=tokenizer.template_hash,
-            vocabulary=len(tokenizer.inner),
-            top_k=section.top_k,
-            temperature=section.temperature,
-        )
-        return TargetsFolder(self.folder / "targets", binding)
-
-
-def _content(section: PromptsSection) -> list[str]:
-    """The hashes of the files that prompts come from; a hub data set stands for itself."""
-    named = [Path(section.source), Path(str(section.held_out))]
-    return [sha256_file(path) for path in named if path.is_file()]
+        return targets_folder(self.folder / "targets", self.weights, self.recipe.train)

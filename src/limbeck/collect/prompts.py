@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from limbeck.collect.duplicates import earlier_twins, normalise, shingles
 from limbeck.collect.rows import kind, read_jsonl, read_rows
 from limbeck.errors import InputError
-from limbeck.files import whole_file
+from limbeck.files import sha256_file, whole_file
 from limbeck.recipe import PromptsSection
 from limbeck.records import Message, Prompt, Split, identity
 
@@ -112,6 +113,20 @@ def iterate_prompts(path: Path) -> Iterator[Prompt]:
         if prompt.id != Prompt.identify(messages) or prompt.split not in ("train", "held_out"):
             raise InputError(f"{place}: the record was changed after it was written.")
         yield prompt
+
+
+def digest(prompts: Iterable[Prompt]) -> str:
+    """The hash of which prompts there are, in which order and split."""
+    found = sha256()
+    for prompt in prompts:
+        found.update(f"{prompt.id} {prompt.split}\n".encode())
+    return found.hexdigest()
+
+
+def content(section: PromptsSection) -> list[str]:
+    """The hashes of the files that prompts come from; a hub data set stands for itself."""
+    named = [Path(section.source), Path(str(section.held_out))]
+    return [sha256_file(path) for path in named if path.is_file()]
 
 
 def _find(

@@ -9,15 +9,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from pydantic_core import to_json
 
-from limbeck.errors import InputError, LimbeckError, ServiceError, first_line
+from limbeck.errors import InputError, LimbeckError, ServiceError
 from limbeck.models.budget import Purse, bound
-from limbeck.models.exchange import Result, judge, redact
+from limbeck.models.exchange import Result, broken_off, judge, proxy_for, untrusted
 from limbeck.models.pace import Pace, Ticket
 from limbeck.models.protocol import QUIET, Asked, OnTokens
 from limbeck.models.routes import Route
@@ -260,13 +258,9 @@ class _Desk:
         except aiohttp.ClientConnectorCertificateError as error:
             self.purse.settle(job.most, None)
             self.pace.back()
-            raise ServiceError(
-                f"{self.route.name} shows a certificate that cannot be trusted: "
-                f"{first_line(error.certificate_error)}. Name its authority in SSL_CERT_FILE, or "
-                "correct the address."
-            ) from None
+            raise untrusted(self.route, error) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            result = _broken_off(error, self.key)
+            result = broken_off(error, self.key)
         except LimbeckError:
             self.purse.settle(job.most, None)
             self.pace.back()
@@ -380,24 +374,6 @@ class _Desk:
         future = self._waiting.get(who)
         if future is not None and not future.done():
             future.set_result(None)
-
-
-def _broken_off(error: Exception, key: str) -> Result:
-    """What a connection that failed means; whether it was billed shows nowhere."""
-    name = type(error).__name__
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return Result("strained", f"no connection: {redact(first_line(error), key)}")
-    if isinstance(error, TimeoutError):
-        return Result("strained", f"no byte for {duration(SILENCE)}", paid=True)
-    return Result("strained", f"broken off: {redact(first_line(error), key) or name}", paid=True)
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for this URL, if any."""
-    parts = urlsplit(url)
-    if proxy_bypass(parts.hostname or ""):
-        return None
-    return getproxies().get(parts.scheme)
 
 
 def _event_loop() -> Any:
