@@ -228,8 +228,8 @@ class Walk:
 
         if self.served:
             raise InputError(
-                "Training on a service's text is not built yet. Its answers are collected; export "
-                f"them for another trainer with: limbeck answers {self.folder} --export FILE"
+                "Training on a service's text is not built yet. Its answers are collected: take "
+                f"them elsewhere with limbeck answers {self.folder} --export FILE"
             )
         section = self.recipe.student
         with self.run.work("student", self._student_key) as facts:
