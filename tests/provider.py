@@ -19,11 +19,25 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from email.utils import formatdate
-from typing import Any, Literal
+from typing import Any
 
 from aiohttp import web
+
+from dialects import (
+    Asked,
+    Behaviour,
+    Dialect,
+    anthropic,
+    error_response,
+    gemini,
+    openai,
+    piecemeal,
+    read,
+    stream,
+    tokens_in,
+)
 
 try:
     from uvloop import new_event_loop
@@ -36,35 +50,6 @@ FAULTS = (
 )  # fmt: skip
 ASIDE = ("length", "refusal", "html 200", "error in 200", "duplicate id", "hour", "date", "400")
 BROKEN = ("reset inside", "truncated", "empty choices", "null content", "bad utf-8", "html 200")
-Dialect = Literal["openai", "anthropic", "gemini"]
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """How the provider is to behave; `faults` are shares of requests by kind."""
-
-    latency: float = 0.0
-    words: int = 12
-    key: str = ""
-    models: tuple[str, ...] = ()
-    faults: dict[str, float] = field(default_factory=dict)
-    most_faults: int = 4  # a prompt: a patient client gets everything
-    seed: int = 0
-    per_minute: float = 0.0  # requests; 0: no limit
-    tokens_per_minute: float = 0.0
-    kind: Literal["bucket", "window"] = "bucket"
-    burst: float = 1.0  # seconds' worth that a bucket holds
-    period: float = 60.0  # seconds of a window
-    headers: bool = True  # tell the limits
-    retry_after: bool = True
-    later: tuple[float, float] | None = None  # after so many requests, another limit a minute
-    logprobs: Literal["none", "refused", "real", "zeros", "-9999"] = "none"
-    most_logprobs: int = 20
-    system: bool = True  # heeds a system message
-    context: int = 0  # told at /models
-    reasoning: str = ""
-    usage: bool = True
-    overhead: int = 9  # tokens a message takes beyond its words
 
 
 @dataclass
@@ -90,14 +75,10 @@ class Counts:
 
     def told(self) -> dict[str, Any]:
         """The figures for another process."""
-        plain = ("requests", "denied", "tokens_in", "tokens_out", "most_in_flight", "first", "last")
-        return {name: getattr(self, name) for name in plain} | {
-            "faults": dict(self.faults),
-            "good": sum(self.good.values()),
-            "broken": sum(self.broken.values()),
-            "paid_twice": self.paid_twice,
-            "prompts": len(self.good),
-        }
+        table = asdict(self)
+        del table["arrivals"]
+        table |= {"good": sum(self.good.values()), "broken": sum(self.broken.values())}
+        return table | {"paid_twice": self.paid_twice, "prompts": len(self.good)}
 
 
 def answer_to(prompt: str, words: int = 12) -> str:
@@ -106,20 +87,6 @@ def answer_to(prompt: str, words: int = 12) -> str:
     return " ".join(
         ["It", "is", digest[:8], *(f"w{digest[i % 60 : i % 60 + 4]}" for i in range(words - 3))]
     )
-
-
-@dataclass
-class Asked:
-    """A request, whatever its dialect."""
-
-    dialect: Dialect
-    model: str
-    system: str
-    prompt: str
-    cap: int
-    logprobs: int
-    stream: bool
-    body: dict[str, Any]
 
 
 class Provider:
@@ -163,9 +130,7 @@ class Provider:
 
     async def serve(self) -> None:
         """Begin to listen on a free port."""
-        self._runner = web.ServerRunner(
-            web.Server(self._handle, access_log=None), shutdown_timeout=0.1
-        )
+        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None))
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls, backlog=2048)
         await site.start()
@@ -191,7 +156,7 @@ class Provider:
             return web.json_response({})
         if request.method == "GET":
             return self._models(path)
-        asked = _read(path, json.loads(await request.read()))
+        asked = read(path, json.loads(await request.read()))
         now = time.monotonic()
         self.counts.requests += 1
         self.counts.first = self.counts.first or now
@@ -229,11 +194,11 @@ class Provider:
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
         key = bearer or request.headers.get("x-api-key") or request.headers.get("x-goog-api-key")
         if has.key and key != has.key:
-            return _error(asked.dialect, 401, f"Incorrect API key provided: {key}")
+            return error_response(asked.dialect, 401, f"Incorrect API key provided: {key}")
         if has.models and asked.model not in has.models:
-            return _error(asked.dialect, 404, f"The model {asked.model} does not exist")
+            return error_response(asked.dialect, 404, f"The model {asked.model} does not exist")
         if asked.logprobs and has.logprobs == "refused":
-            return _error(asked.dialect, 400, "logprobs are not supported with this model")
+            return error_response(asked.dialect, 400, "logprobs are not supported with this model")
         return None
 
     def _models(self, path: str) -> web.Response:
@@ -260,7 +225,7 @@ class Provider:
             self._tokens_filled = now
             if self._token_level < 0:
                 return -self._token_level / rate
-            self._token_level -= _tokens_in(asked, has.overhead) + has.words
+            self._token_level -= tokens_in(asked, has.overhead) + has.words
         if not has.per_minute:
             return 0.0
         if has.kind == "window":
@@ -298,7 +263,7 @@ class Provider:
         headers = self._limit_headers(asked.dialect)
         if wait is not None and self.behaviour.retry_after:
             headers["Retry-After"] = wait
-        return _error(asked.dialect, 429, "Rate limit reached for requests", headers)
+        return error_response(asked.dialect, 429, "Rate limit reached for requests", headers)
 
     # -- faults ------------------------------------------------------------------------------
 
@@ -331,13 +296,15 @@ class Provider:
                     "hour": "3600",
                     "date": formatdate(time.time() + 2, usegmt=True),
                 }
-                return _error(asked.dialect, 429, "Slow down", {"Retry-After": waits[fault]})
+                return error_response(
+                    asked.dialect, 429, "Slow down", {"Retry-After": waits[fault]}
+                )
             case "429 bare":
-                return _error(asked.dialect, 429, "Slow down")
+                return error_response(asked.dialect, 429, "Slow down")
             case "500" | "503":
-                return _error(asked.dialect, int(fault), "The server had an error")
+                return error_response(asked.dialect, int(fault), "The server had an error")
             case "400":
-                return _error(asked.dialect, 400, "This prompt is not to our taste")
+                return error_response(asked.dialect, 400, "This prompt is not to our taste")
             case "502 html":
                 page = "<html><head><title>502 Bad Gateway</title></head></html>"
                 return web.Response(status=502, text=page, content_type="text/html")
@@ -363,12 +330,12 @@ class Provider:
             text, finish = " ".join(text.split()[: asked.cap]), "length"
         document = self._document(asked, text, finish, fault)
         name = f"{asked.prompt}|{asked.cap}"
-        self.counts.tokens_in += _tokens_in(asked, has.overhead)
+        self.counts.tokens_in += tokens_in(asked, has.overhead)
         self.counts.tokens_out += len(text.split())
         (self.counts.broken if fault in BROKEN else self.counts.good)[name] += 1
         headers = self._limit_headers(asked.dialect)
         if asked.stream:
-            return await _stream(request, document, headers)
+            return await stream(request, document, headers)
         body = json.dumps(document, ensure_ascii=False).encode()
         if fault == "bad utf-8":
             body = body.replace(b"It is", b"It \xff\xfe is", 1)
@@ -378,19 +345,19 @@ class Provider:
             body = b"<!doctype html><html><body>Please log in</body></html>"
         kind = "text/html" if fault in ("wrong type", "html 200") else "application/json"
         if fault in ("reset inside", "slow"):
-            return await _piecemeal(request, body, headers, slow=fault == "slow")
+            return await piecemeal(request, body, headers, slow=fault == "slow")
         return web.Response(body=body, content_type=kind, headers=headers)
 
     def _document(self, asked: Asked, text: str, finish: str, fault: str) -> dict[str, Any]:
         has = self.behaviour
         self._number += 1
         id_ = "same" if fault == "duplicate id" else f"answer-{self._number}"
-        tokens = _tokens_in(asked, has.overhead), len(text.split())
+        tokens = tokens_in(asked, has.overhead), len(text.split())
         said: str | None = None if fault == "null content" else text
         if fault == "error in 200":
             return {"error": {"code": 502, "message": "Upstream error"}}
         make: Callable[..., dict[str, Any]] = {
-            "openai": _openai, "anthropic": _anthropic, "gemini": _gemini
+            "openai": openai, "anthropic": anthropic, "gemini": gemini
         }[asked.dialect]  # fmt: skip
         document = make(id_, asked, said, finish, tokens, has)
         if fault == "empty choices":
@@ -401,148 +368,6 @@ class Provider:
             document.pop("usage", None)
             document.pop("usageMetadata", None)
         return document
-
-
-# -- dialects ----------------------------------------------------------------------------------
-
-
-def _read(path: str, body: dict[str, Any]) -> Asked:
-    if "v1beta" in path:
-        parts = [(c["role"], c["parts"][0]["text"]) for c in body["contents"]]
-        system = body.get("systemInstruction", {}).get("parts", [{}])[0].get("text", "")
-        settings = body.get("generationConfig", {})
-        model, _, verb = path.rpartition("/")[2].partition(":")
-        cap, logprobs = settings.get("maxOutputTokens", 1 << 20), settings.get("logprobs", 0)
-        stream = verb.startswith("stream")
-        return Asked("gemini", model, system, parts[-1][1], cap, logprobs, stream, body)
-    dialect: Dialect = "anthropic" if path.endswith("/messages") else "openai"
-    turns = body["messages"]
-    told = [m["content"] for m in turns if m["role"] == "system"]
-    system = body.get("system") or " ".join(told)
-    cap = body.get("max_completion_tokens") or body.get("max_tokens") or 1 << 20
-    logprobs = int(body.get("top_logprobs") or 0)
-    prompt = turns[-1]["content"]
-    stream = bool(body.get("stream"))
-    return Asked(dialect, body["model"], system, prompt, cap, logprobs, stream, body)
-
-
-def _tokens_in(asked: Asked, overhead: int) -> int:
-    return len(asked.prompt.split()) + len(asked.system.split()) + overhead
-
-
-def _openai(
-    id_: str, asked: Asked, text: str | None, finish: str, tokens: tuple[int, int], has: Behaviour
-) -> dict[str, Any]:
-    choice: dict[str, Any] = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": finish,
-    }
-    if has.reasoning:
-        choice["message"]["reasoning_content"] = has.reasoning
-    if asked.logprobs and has.logprobs in ("real", "zeros", "-9999"):
-        choice["logprobs"] = {"content": _logprobs(text or "", asked.logprobs, has)}
-    return {
-        "id": id_,
-        "object": "chat.completion",
-        "created": 0,
-        "model": asked.model,
-        "choices": [choice],
-        "usage": {
-            "prompt_tokens": tokens[0],
-            "completion_tokens": tokens[1],
-            "total_tokens": sum(tokens),
-            "prompt_tokens_details": {"cached_tokens": 0},
-        },
-    }
-
-
-def _logprobs(text: str, top: int, has: Behaviour) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for place, word in enumerate(text.split()):
-        best = {"real": -0.1 - 0.01 * place, "zeros": 0.0, "-9999": -9999.0}[has.logprobs]
-        fall = {"real": -3.0, "zeros": 0.0, "-9999": 0.0}[has.logprobs]
-        tops = [
-            {"token": f"{word}{i}" if i else word, "logprob": best + fall * i, "bytes": None}
-            for i in range(min(top, has.most_logprobs))
-        ]
-        rows.append({"token": word, "logprob": best, "bytes": None, "top_logprobs": tops})
-    return rows
-
-
-def _anthropic(
-    id_: str, asked: Asked, text: str | None, finish: str, tokens: tuple[int, int], has: Behaviour
-) -> dict[str, Any]:
-    thought = [{"type": "thinking", "thinking": has.reasoning}] if has.reasoning else []
-    return {
-        "id": id_,
-        "type": "message",
-        "role": "assistant",
-        "model": asked.model,
-        "content": [*thought, {"type": "text", "text": text}],
-        "stop_reason": {"stop": "end_turn", "length": "max_tokens"}[finish],
-        "usage": {"input_tokens": tokens[0], "output_tokens": tokens[1]},
-    }
-
-
-def _gemini(
-    id_: str, asked: Asked, text: str | None, finish: str, tokens: tuple[int, int], has: Behaviour
-) -> dict[str, Any]:
-    thought = [{"text": has.reasoning, "thought": True}] if has.reasoning else []
-    parts = [*thought, *([] if text is None else [{"text": text}])]
-    return {
-        "responseId": id_,
-        "candidates": [
-            {
-                "content": {"role": "model", "parts": parts},
-                "finishReason": {"stop": "STOP", "length": "MAX_TOKENS"}[finish],
-            }
-        ],
-        "usageMetadata": {"promptTokenCount": tokens[0], "candidatesTokenCount": tokens[1]},
-    }
-
-
-def _error(
-    dialect: Dialect, status: int, message: str, headers: dict[str, str] | None = None
-) -> web.Response:
-    kinds = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-    kind = kinds.get(status, "api_error")
-    error: dict[str, Any] = {"type": kind, "message": message}
-    document: dict[str, Any] = {"error": error}
-    if dialect == "anthropic":
-        document["type"] = "error"
-    if dialect == "gemini":
-        error |= {"code": status, "status": kind.upper()}
-    return web.json_response(document, status=status, headers=headers)
-
-
-async def _stream(
-    request: web.BaseRequest, document: dict[str, Any], headers: dict[str, str]
-) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **headers})
-    await response.prepare(request)
-    await response.write(f"data: {json.dumps(document)}\n\n".encode())
-    await response.write(b"data: [DONE]\n\n")
-    return response
-
-
-async def _piecemeal(
-    request: web.BaseRequest, body: bytes, headers: dict[str, str], *, slow: bool
-) -> web.StreamResponse:
-    """Byte by byte, or half and then a reset."""
-    told = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
-    response = web.StreamResponse(headers=told)
-    await response.prepare(request)
-    if slow:
-        step = max(1, len(body) // 20)
-        for start in range(0, len(body), step):
-            await response.write(body[start : start + step])
-            await asyncio.sleep(0.01)
-        return response
-    await response.write(body[: len(body) // 2])
-    assert request.transport is not None
-    request.transport.abort()
-    return response
 
 
 async def _main(behaviour: Behaviour) -> None:

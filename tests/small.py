@@ -77,7 +77,7 @@ def save(made: Any, folder: Path, tokenizer: Any = None) -> Path:
 
 
 def examples_of(lengths: list[int], *, targets: bool = True, seed: int = 0) -> list[Example]:
-    """Random tokens, of which some are learnt: each has two targets that say whose they are."""
+    """Random tokens, of which some are learnt: each has targets that say whose they are."""
     rng = np.random.default_rng(seed)
     made: list[Example] = []
     for number, length in enumerate(lengths):
@@ -91,6 +91,8 @@ def examples_of(lengths: list[int], *, targets: bool = True, seed: int = 0) -> l
             top_ids=np.stack([at, np.full(len(at), number)], -1),
             logprobs=-np.stack([at, ids[at]], -1).astype(np.float32),
             tail=(number + at / 100).astype(np.float32),
+            tail_ids=np.stack([at, ids[at], np.full(len(at), number)], -1),
+            tail_entropy=(number - at / 100).astype(np.float32),
             temperature=1.0,
             tokenizer_hash="",
         )

@@ -63,12 +63,23 @@ def distill(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> Non
 
 
 @app.command
-def collect(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None:
+def collect(
+    recipe: Target,
+    *,
+    run: Folder = None,
+    drop_source: Annotated[
+        str | None, Parameter(help="Take a source's answers out of the run, and ask nothing.")
+    ] = None,
+    json_: AsJson = False,
+) -> None:
     """Ask the teacher, and store its answers and their distributions.
 
     Example: limbeck collect recipe.toml
     """
-    _walk(recipe, run, "targets", json_)
+    if drop_source is not None:
+        _drop(recipe, run, drop_source, json_)
+    else:
+        _walk(recipe, run, "targets", json_)
 
 
 @app.command
@@ -91,20 +102,21 @@ def answers(
 
     Example: limbeck answers runs/support-replies --outcome refused
     """
-    from limbeck.collect.listing import chosen_rows, line
-    from limbeck.collect.listing import export as write
-    from limbeck.distill import Walk
+    from limbeck.ground import Ground
     from limbeck.run import Run, resolve
 
     found, place = resolve(recipe, run)
-    walk = Walk(Run(place, found))
-    chosen = chosen_rows(walk.store_path, walk.some_prompts(), walk.asking, outcome, format)
+    chosen = Ground(Run(place, found)).listed(outcome, format)
     if export is not None:
+        from limbeck.collect.listing import export as write
+
         written = write(chosen, export)
         _tell(json_, {"file": str(export), "rows": written}, f"Wrote {written:,} rows to {export}")
     elif json_:
         _tell(True, {"rows": list(chosen)}, "")
     else:
+        from limbeck.collect.listing import line
+
         for row in chosen:
             print(line(row) if format == "rows" else json.dumps(row, ensure_ascii=False))  # noqa: T201
 
@@ -143,6 +155,146 @@ def report(recipe: Target, *, run: Folder = None, json_: AsJson = False) -> None
     Example: limbeck report runs/support-replies
     """
     _walk(recipe, run, "report", json_)
+
+
+@app.command
+def permit(
+    teacher: Annotated[
+        str,
+        Parameter(help="PROVIDER:MODEL, folder, .gguf, pypi:PACKAGE, hub id, or a model family."),
+    ],
+    *,
+    purpose: Annotated[
+        Literal["research", "internal", "product"], Parameter(help="What the student is for.")
+    ] = "product",
+    competes: Annotated[
+        bool | None,
+        Parameter(negative="--no-competes", help="Whether it competes with the provider."),
+    ] = None,
+    distribution: Annotated[
+        Literal["none", "weights", "service"] | None,
+        Parameter(help="How it is given out."),
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Say whether a teacher may be learnt from, and why; exit code 1 unless it is allowed.
+
+    Example: limbeck permit openai:gpt-5 --purpose product --no-competes
+    """
+    from dataclasses import asdict
+
+    from limbeck.permit.decide import decide
+    from limbeck.permit.gate import explain
+    from limbeck.permit.routes import route_of
+
+    found = decide([route_of(teacher)], purpose, competes=competes, distribution=distribution)
+    text = json.dumps(asdict(found), ensure_ascii=False) if json_ else explain(found)
+    print(text)  # noqa: T201
+    if found.decision != "allow":
+        raise SystemExit(1)
+
+
+@app.command
+def lineage(
+    recipe: Target,
+    *,
+    run: Folder = None,
+    drop_source: Annotated[
+        str | None,
+        Parameter(help="Tell what dropping this source would take with it; nothing is changed."),
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Tell which answers trained the student, from whom, under which terms, on which day.
+
+    Example: limbeck lineage runs/support-replies
+    """
+    from dataclasses import asdict
+
+    from limbeck import lineage
+    from limbeck.run import resolve
+
+    found, folder = resolve(recipe, run)
+    if drop_source is None:
+        told = lineage.trace(found, folder)
+        _answer(json_, told.to_json(), *lineage.told(told))
+        return
+    plan = lineage.plan_drop(found, folder, drop_source)
+    does = f"to do it: limbeck collect {folder} --drop-source {plan.source}"
+    _answer(json_, asdict(plan), *lineage.told_drop(plan, folder), does)
+
+
+@app.command
+def attest(
+    recipe: Target,
+    *,
+    run: Folder = None,
+    key: Annotated[
+        Path | None,
+        Parameter(help="Private key (Ed25519, PEM); default: the one in LIMBECK_KEY itself."),
+    ] = None,
+    keygen: Annotated[
+        bool, Parameter(negative="", help="Make the key first, in the file of --key.")
+    ] = False,
+    json_: AsJson = False,
+) -> None:
+    """Sign everything in a finished run's folder.
+
+    Example: limbeck attest runs/support-replies --key ~/keys/limbeck.pem
+    """
+    from limbeck.errors import InputError, extra
+    from limbeck.run import open_run, resolve
+
+    found, folder = resolve(recipe, run)
+    with extra("papers"):
+        from limbeck.export import attest
+
+        if keygen and key is None:
+            raise InputError("--keygen needs --key FILE, to say where the key is to be kept")
+        if keygen and key is not None:
+            attest.refuse_inside(key, folder)
+            attest.make_key(key)
+        signer = attest.signer_of(key, folder)
+        with open_run(found, folder) as opened:
+            statement = attest.attest(opened, signer)
+    path, who = folder / attest.ENVELOPE, signer.public_key.keyid
+    count = len(statement["subject"])
+    told = {"attestation": str(path), "key": who, "statement": statement}
+    _tell(json_, told, f"{count} files of {folder} signed by {who}, in {path}")
+
+
+@app.command
+def verify(
+    target: Annotated[Path, Parameter(help="A run folder, or its attestation.json.")],
+    *,
+    key: Annotated[
+        Path | None,
+        Parameter(help="Whose signature it must be (PEM); default: the key in LIMBECK_KEY."),
+    ] = None,
+    json_: AsJson = False,
+) -> None:
+    """Check a run's signature and every hash; exit code 1 names what is changed or missing.
+
+    Example: limbeck verify runs/support-replies --key limbeck.pem.pub
+    """
+    from dataclasses import asdict
+
+    from limbeck.errors import extra
+
+    with extra("papers"):
+        from limbeck.export import attest
+
+        checked = attest.verify(target, attest.key_of(key))
+    count = len(checked.statement["subject"])
+    word = "verified" if checked.verified else "does not verify"
+    _answer(
+        json_,
+        asdict(checked) | {"verified": checked.verified},
+        *checked.problems,
+        f"{checked.folder}: {word}; {count} files, signed by {checked.signed_by or 'someone else'}",
+    )
+    if not checked.verified:
+        raise SystemExit(1)
 
 
 @app.command
@@ -198,6 +350,19 @@ def _walk(target: Path, folder: Path | None, last: Any, as_json: bool) -> None:
             _tell(True, told | verdict, "")
 
 
+def _drop(target: Path, folder: Path | None, source: str, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from limbeck import lineage
+    from limbeck.run import open_run, resolve
+
+    recipe, place = resolve(target, folder)
+    with open_run(recipe, place) as run:
+        plan = lineage.plan_drop(recipe, place, source)
+        lineage.drop(run, plan)
+    _answer(as_json, asdict(plan), *lineage.told_drop(plan, place), f"now: limbeck distill {place}")
+
+
 def _show(verdict: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
 
@@ -219,3 +384,9 @@ def _tell(as_json: bool, document: dict[str, Any], line: str) -> None:
         print(json.dumps(document, ensure_ascii=False))  # noqa: T201
     else:
         say(line)
+
+
+def _answer(as_json: bool, document: dict[str, Any], *lines: str) -> None:
+    """What was asked for, on standard output."""
+    for line in [json.dumps(document, ensure_ascii=False)] if as_json else lines:
+        print(line)  # noqa: T201

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 def first_line(error: BaseException) -> str:
     """The first line of what a library says went wrong, or the error's name where it says none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Say which extra holds a package that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"This needs {error.name}; install it with: pip install 'limbeck[{name}]'"
+        ) from None
 
 
 class LimbeckError(Exception):

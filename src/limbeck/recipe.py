@@ -11,24 +11,16 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from limbeck.errors import InputError
-from limbeck.records import Purpose, Sampling, identity
+from limbeck.records import Distribution, Purpose, Sampling, identity
 
-Divergence = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl"]
+Divergence = Literal[
+    "forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd", "adaptive_kl"
+]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 PROVIDERS = (
     "openai", "anthropic", "gemini", "xai", "deepseek", "moonshot", "minimax", "mistral",
     "openrouter",
 )  # fmt: skip
-ASKING = frozenset(
-    {
-        "teacher.answers",
-        "teacher.in_flight",
-        "teacher.insecure",
-        "teacher.key",
-        "train.checkpoint_seconds",
-        *(f"budget.{key}" for key in ("dollars", "tokens", "input", "cached", "output")),
-    }
-)
-"""Keys that decide how a run is carried out and nothing of what it makes: free to change."""
 
 
 class Section(BaseModel):
@@ -185,12 +177,22 @@ class TrainSection(Section):
         default=0.5, gt=0, lt=1, description="jsd: weight of the teacher in the mixture"
     )
     skew: float = Field(
-        default=0.1, ge=0, lt=1, description="skew_kl: teacher's share in the mixture"
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="skew_kl: teacher's share in the mixture; skew_reverse_kl: student's",
     )
     temperature: float = Field(
         default=1.0, gt=0, description="both distributions are softened by it"
     )
-    top_k: int = Field(default=32, ge=1, description="teacher log-probabilities kept a token")
+    teacher: Literal["stored", "live"] = Field(
+        default="stored",
+        description="stored: answers are scored once, sparsely; live: it runs beside the student",
+    )
+    top_k: int = Field(default=8, ge=1, description="teacher log-probabilities kept a token")
+    tail_samples: int = Field(
+        default=12, ge=0, description="tokens drawn from the rest; only forward_kl uses them"
+    )
     text_weight: float = Field(default=0.0, ge=0, description="weight of cross-entropy on the text")
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, ge=1)
@@ -231,21 +233,46 @@ class ExportSection(Section):
 
     formats: list[Literal["safetensors"]] = ["safetensors"]
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    name: str | None = Field(
+        default=None,
+        pattern=NAME,
+        description="what the student is called where it is given out; default: the recipe's name",
+    )
+    licence: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$",
+        description="hub tag or SPDX id; default: what the terms, or the weights' licence, ask",
+    )
 
 
 class PermitSection(Section):
     """What the student is for, and a recorded permission where the terms ask for one."""
 
     purpose: Purpose = "product"
+    competes: bool | None = Field(
+        default=None, description="with the teacher's provider; only where its terms turn on it"
+    )
+    distribution: Distribution | None = Field(
+        default=None, description="how the student is given out; only where the terms turn on it"
+    )
     permission: str | None = Field(
         default=None, description="TOML: teacher, allowed_by, until, purpose"
     )
+    permission_sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-fA-F]{64}$", description="what that file must hash to"
+    )
+
+    @model_validator(mode="after")
+    def _hash_of_a_file(self) -> PermitSection:
+        if self.permission_sha256 and not self.permission:
+            raise ValueError("permission_sha256 needs the permission that it is the hash of")
+        return self
 
 
 class Recipe(Section):
     """One distillation, from teacher to student."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     seed: int = Field(default=0, ge=0)
     teacher: TeacherSection
     prompts: PromptsSection

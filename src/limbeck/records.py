@@ -20,6 +20,7 @@ Split: TypeAlias = Literal["train", "held_out"]
 Outcome: TypeAlias = Literal["kept", "rejected", "truncated", "refused", "failed"]
 Decision: TypeAlias = Literal["allow", "conditional", "deny", "unknown"]
 Purpose: TypeAlias = Literal["research", "internal", "product"]
+Distribution: TypeAlias = Literal["none", "weights", "service"]
 
 Role: TypeAlias = Literal["teacher", "student", "control"]
 OUTCOMES: tuple[Outcome, ...] = ("kept", "rejected", "truncated", "refused", "failed")
@@ -121,11 +122,16 @@ def _fields(sampling: Sampling) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Targets:
-    """The teacher's distribution over each token of one answer, top-k with its tail.
+    """The teacher's distribution over each token of one answer: top-k, its tail, draws from it.
 
-    With T answer tokens and K kept: `token_ids` int64 (T,), `top_ids` int64 (T, K), `logprobs`
-    float32 (T, K) in nats, `tail` float32 (T,), the probability of everything outside the K.
-    `exp(logprobs).sum(-1) + tail` is 1. Dense targets are K = V with a tail of 0.
+    With T answer tokens, K kept and S drawn: `token_ids` int64 (T,), `top_ids` int64 (T, K),
+    `logprobs` float32 (T, K) in nats, `tail` float32 (T,), the probability of everything outside
+    the K; `tail_ids` int64 (T, S), tokens drawn from there, some perhaps more than once;
+    `tail_entropy` float32 (T,), −Σ p·log p over everything outside the K, in nats.
+    `exp(logprobs).sum(-1) + tail` is 1. `exp(logprobs)` on the K and tail/S on each of the S is an
+    unbiased estimate of the whole distribution, so that its forward KL to q is estimated by
+    Σ_K p·(log p − log q) − Σ_S tail/S·log q − tail_entropy. With S = 0 the tail is one bucket;
+    dense targets are K = V with a tail of 0.
     """
 
     answer_id: str
@@ -133,6 +139,23 @@ class Targets:
     top_ids: NDArray[np.int64]
     logprobs: NDArray[np.float32]
     tail: NDArray[np.float32]
+    tail_ids: NDArray[np.int64]
+    tail_entropy: NDArray[np.float32]
+    temperature: float
+    tokenizer_hash: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedTargets:
+    """The same as it is stored: `rows` of a shard's `tensors`, which its answers share.
+
+    What the tensors hold stands in `collect/packing.py`, which unpacks a batch of these at once.
+    """
+
+    answer_id: str
+    tensors: Mapping[str, NDArray[Any]]
+    rows: slice
+    vocabulary: int
     temperature: float
     tokenizer_hash: str
 
@@ -148,7 +171,7 @@ class Example:
     answer_id: str
     token_ids: NDArray[np.int64]
     loss_mask: NDArray[np.bool_]
-    targets: Targets | None
+    targets: Targets | PackedTargets | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +207,47 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """What one text says of one model that shaped the rows: a link of a permission's chain.
+
+    Attributes:
+        model: Its name, as a recorded permission has to repeat it.
+        role: What it did: teacher, user, paraphraser, judge.
+        kind: How it was reached: weights, api, consumer, resale.
+        entry: The register's entry; "recorded permission", or "" where nothing was found.
+        title: What people call the text.
+        decision: What this text alone comes to.
+        clause: In our own words.
+        duties: What it asks of the student.
+        stated_in: Where it is said that this text is the one, as "general.license in X.gguf".
+        source: Where the text stands.
+        read_as: What was read in its place, "" if nothing was.
+        date_read: As 2026-11-21 or 2026-11.
+        sha256: Of what was read, "" where no hash was taken.
+    """
+
+    model: str
+    role: str
+    kind: str
+    entry: str
+    title: str
+    decision: Decision
+    clause: str
+    duties: tuple[str, ...] = ()
+    stated_in: str = ""
+    source: str = ""
+    read_as: str = ""
+    date_read: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Permission:
-    """Whether outputs that came by `route` may train a model, under which duties, by whose word."""
+    """Whether outputs that came by `route` may train a model, under which duties, by whose word.
+
+    `reasons` is the whole chain, of every model that shaped the rows; the other fields sum it up.
+    `missing` are the facts that would settle it, each with the key that states it.
+    """
 
     route: str
     decision: Decision
@@ -194,3 +256,6 @@ class Permission:
     source: str
     date_read: str
     id: str = ""
+    reasons: tuple[Reason, ...] = ()
+    missing: tuple[str, ...] = ()
+    purpose: Purpose | None = None

@@ -20,7 +20,7 @@ from limbeck import __version__
 from limbeck.errors import InputError
 from limbeck.files import disk_full, sweep_parts, write_text
 from limbeck.progress import duration, say
-from limbeck.recipe import ASKING, Recipe, differences, read_recipe
+from limbeck.recipe import Recipe, differences, read_recipe
 from limbeck.records import identity
 
 Stage: TypeAlias = Literal[
@@ -29,6 +29,15 @@ Stage: TypeAlias = Literal[
 ]  # fmt: skip
 Fact: TypeAlias = str | int | float
 PACKAGES = ("limbeck", "torch", "transformers", "safetensors", "tokenizers", "numpy", "pyarrow")
+
+
+PRESENTED = ("export.name", "export.licence", "permit.")
+"""How keys begin that may change at any time: no weight depends on how the student is given out, or
+by whose leave."""
+CARRIED_OUT = (
+    "budget.", "teacher.in_flight", "teacher.insecure", "teacher.key", "train.checkpoint_seconds",
+)  # fmt: skip
+"""Likewise: they decide how a run is carried out, and nothing of what it makes."""
 
 
 class Run:
@@ -80,6 +89,12 @@ class Run:
         told = [f"{k} {_brief(v)}" for k, v in facts.items() if k not in _QUIET]
         say(f"{stage:>9}  {', '.join(told) or 'done'}  [{duration(entry['seconds'])}]")
 
+    def forget(self, *stages: Stage) -> None:
+        """Take the marks of these stages away: they are due again."""
+        for stage in stages:
+            self.manifest["stages"].pop(stage, None)
+        self._save()
+
     def _read_manifest(self) -> dict[str, Any]:
         try:
             found = json.loads(self._manifest_path.read_text(encoding="utf-8"))
@@ -114,7 +129,9 @@ class Run:
         write_text(self._manifest_path, json.dumps(self.manifest, indent=1) + "\n")
 
 
-_QUIET = frozenset({"decision", "fingerprint", "sha256", "method", "layers_kept"})
+_QUIET = frozenset(
+    {"card", "decision", "fingerprint", "layers_kept", "method", "route", "sha256", "teacher"}
+)
 
 
 def resolve(target: Path, folder: Path | None) -> tuple[Recipe, Path]:
@@ -173,10 +190,12 @@ def _claim(run: Run) -> None:
     keys = differences(run.recipe, read_recipe(saved))
     if not keys:
         return
-    if set(keys) <= ASKING:
+    made = [stage for stage, entry in run.manifest["stages"].items() if "finished" in entry]
+    if all(key.startswith((*PRESENTED, *CARRIED_OUT)) for key in keys):
+        if shown := [key for key in keys if key.startswith(PRESENTED)]:
+            say(f"{'recipe':>9}  changed in {', '.join(shown)}: the student is exported anew")
         run.adopt()
         return
-    made = [stage for stage, entry in run.manifest["stages"].items() if "finished" in entry]
     if set(made) - {"permit", "prompts"}:
         raise InputError(
             f"{run.folder} is the run of another recipe; they differ in {', '.join(keys)}. "

@@ -67,7 +67,8 @@ def test_what_init_leaves_out_are_the_defaults(here: Walk):
     plain = read_recipe(here.recipe)
     text = here.recipe.read_text()
     without = {  # no value is their default
-        *("sha256", "field", "system", "permission", "temperature", "url", "key", "answers"),
+        *("sha256", "field", "system", "competes", "distribution", "permission"),
+        *("permission_sha256", "temperature", "url", "key", "answers"),
         *("dollars", "tokens", "input", "output"),
     }
     taken = re.sub(r"^# (?=(\w+) = )", lambda m: m[0] * (m[1] in without), text, flags=re.MULTILINE)

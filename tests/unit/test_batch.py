@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from limbeck.collect.packing import pack as pack_targets
 from limbeck.errors import InputError
 from limbeck.models.tokenizer import ChatTokenizer
+from limbeck.records import PackedTargets, Targets
 from limbeck.train.batch import Batch, check_packing, pack, steps, steps_per_epoch
 from limbeck.train.examples import render
 from small import LENGTHS, asked, examples_of, load, network, prompts
+
+TARGETS = ("top_ids", "logprobs", "tail", "tail_ids", "tail_entropy")
 
 
 def body(made: Any, batch: Batch) -> torch.Tensor:
@@ -64,6 +69,7 @@ def test_every_learnt_token_is_there_once_and_in_its_place(row_tokens: int) -> N
     flat, spots = batch.token_ids.flatten(), batch.positions.flatten()
     seen: list[tuple[int, int, int]] = []
     assert batch.top_ids is not None and batch.logprobs is not None and batch.tail is not None
+    assert batch.tail_ids is not None and batch.tail_entropy is not None
     for n, at in enumerate(batch.predicts.tolist()):
         owner, label, position = int(batch.owners[n]), int(batch.labels[n]), int(spots[at])
         ids, t = examples[owner].token_ids, position + 1
@@ -72,6 +78,8 @@ def test_every_learnt_token_is_there_once_and_in_its_place(row_tokens: int) -> N
         assert batch.top_ids[n].tolist() == [t, owner]
         assert batch.logprobs[n].tolist() == [-t, -label]
         assert batch.tail[n].item() == pytest.approx(owner + t / 100)
+        assert batch.tail_ids[n].tolist() == [t, label, owner]
+        assert batch.tail_entropy[n].item() == pytest.approx(owner - t / 100)
         seen.append((owner, t, label))
     wanted = [
         (number, t, int(token))
@@ -100,8 +108,42 @@ def test_rows_are_filled_to_the_brim() -> None:
 
 def test_without_targets_there_are_none() -> None:
     batch = pack(examples_of(LENGTHS, targets=False), 64)
-    assert batch.top_ids is None and batch.logprobs is None and batch.tail is None
+    assert all(getattr(batch, name) is None for name in TARGETS)
     assert len(batch.labels) == len(pack(examples_of(LENGTHS), 64).labels)
+
+
+def test_without_draws_the_tail_is_one_bucket() -> None:
+    drawn = examples_of(LENGTHS)
+    none = [
+        replace(e, targets=replace(e.targets, tail_ids=e.targets.tail_ids[:, :0]))
+        for e in drawn
+        if isinstance(e.targets, Targets)
+    ]
+    batch, with_draws = pack(none, 64), pack(drawn, 64)
+    assert batch.tail_ids is None and batch.tail_entropy is None
+    for name in TARGETS[:3]:
+        assert torch.equal(getattr(batch, name), getattr(with_draws, name))
+
+
+def test_packed_targets_make_the_batch_that_unpacked_ones_make(tiny: Path) -> None:
+    model = load(tiny)
+    rows = asked(model, prompts(9))
+    targets = list(model.score(rows, 4, 1.0, 3))
+    vocabulary, stop = len(model.tokenizer.inner), 0
+    tensors = pack_targets(targets, vocabulary)
+    packed: dict[str, Targets | PackedTargets] = {}
+    for one in targets:
+        part = slice(stop, stop := stop + len(one.token_ids))
+        packed[one.answer_id] = PackedTargets(
+            one.answer_id, tensors, part, vocabulary, 1.0, model.tokenizer.hash
+        )
+    batch = pack(render(rows, model.tokenizer, packed), 40)
+    plain = pack(render(rows, model.tokenizer, {t.answer_id: t for t in targets}), 40)
+    for name in Batch.__slots__:
+        one, other = getattr(batch, name), getattr(plain, name)
+        loose = {"logprobs": 0.08, "tail": 2e-3, "tail_entropy": 2e-3}.get(name, 0)
+        torch.testing.assert_close(one, other, rtol=loose, atol=loose)
+    assert batch.labels.tolist() != sorted(batch.labels.tolist()), "order matters here"
 
 
 def test_a_moved_batch_is_the_same_batch() -> None:

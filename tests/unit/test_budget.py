@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,7 +64,7 @@ def test_dollars_without_a_price_are_refused() -> None:
         ({"tokens": 70}, r"budget\.tokens = 70 is less than one"),
     ],
 )
-def test_a_budget_below_one_question_is_refused(section: dict[str, Any], told: str) -> None:
+def test_a_budget_below_one_question_is_refused(section: dict[str, float], told: str) -> None:
     held = purse("", "m", BudgetSection(**section))
     with pytest.raises(InputError, match=told):
         held.refuse_too_little(bound(next(prompts(1)), 64))

@@ -49,6 +49,17 @@ def rows_of(lengths: list[int], vocabulary: int = 64, seed: int = 0) -> list[lis
 
 
 @pytest.mark.parametrize("kind, changes", [("Llama", {}), ("Gemma3Text", SLIDING)])
+@pytest.mark.parametrize("shared", [1, 5, 9])
+def test_rows_that_begin_alike_are_answered_as_each_alone(
+    kind: str, changes: dict[str, Any], shared: int
+) -> None:
+    made = network(kind, **changes)
+    first, *_ = rows_of([shared], seed=1)
+    rows = [first + rest for rest in rows_of([3, 17, 1, 9])] + [[*first, 5], [*first, 5]]
+    assert written(made, rows, (), Sampling(20)) == [alone(made, ids, (), 20) for ids in rows]
+
+
+@pytest.mark.parametrize("kind, changes", [("Llama", {}), ("Gemma3Text", SLIDING)])
 def test_greedy_is_transformers_own_row_by_row(kind: str, changes: dict[str, Any]) -> None:
     made = network(kind, **changes)
     rows = rows_of([3, 17, 1, 9, 9, 24, 5, 12])

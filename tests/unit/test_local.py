@@ -12,6 +12,7 @@ from transformers import LlamaForCausalLM
 from limbeck.errors import InputError
 from limbeck.models import local
 from limbeck.models.head import Head
+from limbeck.models.outcomes import tail_offsets
 from limbeck.records import Answer, Message, Prompt, Sampling
 from small import asked, dense, load, network, prompt, prompts, save
 from tiny import make_tokenizer
@@ -66,11 +67,12 @@ def test_the_outcome_does_not_depend_on_the_batch(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["tiny", "padded"])
-@pytest.mark.parametrize("top_k, temperature", [(5, 1.0), (20, 2.0), (312, 0.7)])
+@pytest.mark.parametrize("top_k, temperature, samples", [(5, 1.0, 6), (20, 2.0, 3), (312, 0.7, 0)])
 def test_score_is_the_plain_forward_pass_of_each_row_alone(
     folder: str,
     top_k: int,
     temperature: float,
+    samples: int,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -78,7 +80,7 @@ def test_score_is_the_plain_forward_pass_of_each_row_alone(
     rows = asked(model, [SOME[0], prompt("Hi"), *SOME[1:7], prompt("What is one " * 9)])
     monkeypatch.setattr(local, "SCORE_TOKENS", 90)
     monkeypatch.setattr(local, "HEAD_ROWS", 4)
-    found = list(model.score(rows, top_k, temperature))
+    found = list(model.score(rows, top_k, temperature, samples))
     assert [t.answer_id for t in found] == [a.id for _, a in rows]
     for one, targets in zip(rows, found, strict=True):
         log_p = dense(model, one, temperature)
@@ -89,7 +91,54 @@ def test_score_is_the_plain_forward_pass_of_each_row_alone(
         np.testing.assert_allclose(kept, -np.sort(-log_p)[:, :top_k], rtol=0, atol=2e-5)
         assert all(len(set(row)) == top_k for row in targets.top_ids.tolist())
         np.testing.assert_allclose(targets.tail, 1 - np.exp(kept).sum(-1), rtol=1e-4, atol=1e-6)
+        rest = np.exp(log_p)
+        np.put_along_axis(rest, targets.top_ids, 0, -1)
+        entropy = -(rest * log_p).sum(-1)
+        np.testing.assert_allclose(targets.tail_entropy, entropy, rtol=1e-4, atol=1e-5)
+        points = tail_offsets(targets.answer_id, len(log_p))[:, None] + np.arange(samples)
+        ends = rest.cumsum(-1) / rest.sum(-1, keepdims=True) if samples else rest
+        assert targets.tail_ids.shape == points.shape
+        for row, ids in enumerate(targets.tail_ids):
+            low, high = (
+                np.searchsorted(ends[row], points[row] / samples + off, side="right")
+                for off in (-1e-3, 1e-3)
+            )
+            assert ((low <= ids) & (ids <= high)).all()
+            assert rest[row, ids].all()
         assert (targets.temperature, targets.tokenizer_hash) == (temperature, model.tokenizer.hash)
+
+
+def test_the_same_tokens_are_drawn_in_any_batch(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny)
+    rows = asked(model, SOME)
+    together = {t.answer_id: t.tail_ids for t in model.score(rows, 4, 1.0, 12)}
+    assert all(ids.max() > 0 for ids in together.values())
+    monkeypatch.setattr(local, "HEAD_ROWS", 3)
+    for some in ([one] for one in rows[::-1]):
+        (alone,) = model.score(some, 4, 1.0, 12)
+        assert np.array_equal(alone.tail_ids, together[alone.answer_id])
+    other = [(p, replace(a, id=f"another {a.id}")) for p, a in rows]
+    drawn = [t.tail_ids for t in model.score(other, 4, 1.0, 12)]
+    same = [np.array_equal(d, ids) for d, ids in zip(drawn, together.values(), strict=True)]
+    assert not any(same), "another answer, other draws"
+
+
+@pytest.mark.parametrize("top_k, samples", [(4, 12), (4, 0), (312, 0)])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_logits_that_are_not_numbers_are_named(
+    tiny: Path, broken: float, top_k: int, samples: int
+) -> None:
+    model = load(tiny)
+    rows = asked(model, SOME[:4])
+    hooked = model.head.project.register_forward_hook(
+        lambda module, given, out: out.index_fill(0, torch.tensor([len(out) - 1]), broken)
+    )
+    with pytest.raises(InputError, match=r"prompts\.jsonl:4: .* are not numbers.*float32"):
+        list(model.score(rows, top_k, 1.0, samples))
+    hooked.remove()
+    assert len(list(model.score(rows, top_k, 1.0, samples))) == 4
 
 
 def test_rows_that_only_pad_the_vocabulary_are_never_said(padded: Path) -> None:

@@ -4,7 +4,9 @@ import copy
 import json
 import math
 import signal
+import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -16,10 +18,11 @@ from torch import Tensor
 from limbeck.errors import InputError, ServiceError
 from limbeck.progress import Meter
 from limbeck.recipe import StudentSection, TrainSection
-from limbeck.records import Example
+from limbeck.records import Example, Targets
 from limbeck.train.batch import steps as steps_of
 from limbeck.train.examples import render
-from limbeck.train.loop import Learner, Learns, Lesson, learning_rate, plan_steps, train
+from limbeck.train.learner import Learner, Learns, Lesson, learning_rate
+from limbeck.train.loop import plan_steps, train
 from limbeck.train.student import start_from_layers
 from small import asked, load, network, prompts, save
 
@@ -92,7 +95,7 @@ def oracle(lesson: Lesson, numbers: list[int]) -> tuple[float, float, dict[str, 
             total = total + text
             continue
         targets = example.targets
-        assert targets is not None
+        assert isinstance(targets, Targets)
         log_q = (logits / section.temperature).log_softmax(-1)
         kept = log_q.gather(-1, torch.from_numpy(targets.top_ids))
         tail = 1 - kept.exp().sum(-1)
@@ -332,9 +335,9 @@ def test_the_shortest_trainings_have_a_rate(total: int) -> None:
 
 def test_how_long_to_train(school: School, monkeypatch: pytest.MonkeyPatch) -> None:
     def planned(**length: float) -> int:
+        lesson = school.lesson(steps=1)
         cut = {"batch_tokens": 220, "micro_tokens": 100, **length}
-        section = TrainSection.model_validate(cut)
-        return plan_steps(section, school.examples, school.start, 7)
+        return plan_steps(replace(lesson, section=TrainSection.model_validate(cut)))
 
     epoch = 0
     left = set(range(len(school.examples)))
@@ -360,3 +363,23 @@ def test_how_long_to_train(school: School, monkeypatch: pytest.MonkeyPatch) -> N
     an_epoch = 2.0 * tokens / told[-1]  # seconds
     assert steps == pytest.approx(30 * 60 / an_epoch * epoch, abs=0.5)
     assert planned(minutes=1e-4) == 1
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "jsd", "tvd"])
+def test_a_teacher_at_hand_teaches_as_its_whole_distribution_does(
+    school: School, tiny: Path, divergence: str
+) -> None:
+    """Dense stored targets and the live teacher: the same step."""
+    teacher = load(tiny)
+    rows = [(p, a) for p, a in asked(teacher, prompts())][::2]
+    dense = {t.answer_id: t for t in teacher.score(rows, teacher.head.vocabulary, 2.0, 0)}
+    keys: dict[str, Any] = {"divergence": divergence, "temperature": 2.0, "text_weight": 0.3}
+    lesson = replace(school.lesson(**keys), held_out=())
+    stored = replace(lesson, examples=render(rows, teacher.tokenizer, dense))
+    live = replace(lesson, examples=render(rows, teacher.tokenizer), teacher=teacher)
+    assert Learner(live).self_check() < 1e-5
+    told = [after(one, next(one.steps())) for one in (Learner(stored), Learner(live))]
+    (row, gradient), (other, same_gradient) = told
+    assert other["loss"] == pytest.approx(row["loss"], rel=1e-5)
+    assert other["kl"] == pytest.approx(row["kl"], rel=1e-5)
+    same(gradient, same_gradient, 1e-4)

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from limbeck.errors import ServiceError
+from limbeck.models.headers import limits_told, retry_after
 from limbeck.models.pace import Pace
-from limbeck.models.told import limits_told, retry_after
 
 
 @dataclass

@@ -11,21 +11,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limbeck.errors import GateError, InputError
-from limbeck.permit.decide import PURPOSES, Licence, decide, gate, line, parse_register, register
+from limbeck.permit.decide import Route, decide
+from limbeck.permit.gate import gate, in_words, line
+from limbeck.permit.recorded import read_recorded
+from limbeck.permit.register import PURPOSES, parse_register, register
 from limbeck.records import Permission
 
 TEACHER = "SmolLM2-135M-Instruct.Q4_1"
 READ_AT = "GGUF key general.license of X.gguf"
 TODAY = date(2026, 11, 21)
+LICENCES = [entry for entry in register().entry if entry.route == "weights"]
 
 
 def ask(
     licence: str | None,
     purpose: Any = "product",
     recorded: Path | None = None,
-    today: date = TODAY,
+    today: date | None = TODAY,
+    teacher: str = TEACHER,
+    found: str = READ_AT,
 ) -> Permission:
-    return decide(TEACHER, Licence(licence, READ_AT), purpose, recorded, today)
+    word = read_recorded(recorded) if recorded else None
+    route = Route("weights", "", teacher, licence, found)
+    return decide([route], purpose, recorded=word, today=today)
 
 
 def record(folder: Path, drop: str = "", **changed: str) -> Path:
@@ -109,16 +117,16 @@ def test_a_near_miss_is_not_taken_for_a_licence_we_have_read(near):
 
 @given(st.data())
 def test_case_and_separators_never_matter(data):
-    entry = data.draw(st.sampled_from(register().licence))
+    entry = data.draw(st.sampled_from(LICENCES))
     upper = data.draw(st.lists(st.booleans(), min_size=40, max_size=40))
     text = "".join(c.upper() if up else c for c, up in zip(entry.id, upper, strict=False))
     text = text.replace("-", data.draw(st.sampled_from("-_ ,")))
-    assert register().find(text) is entry
+    assert register().licence(text) is entry
 
 
 @given(st.text())
 def test_any_text_in_the_weights_gives_one_printable_line(text):
-    permission = decide(text, Licence(text, text), "product", today=TODAY)
+    permission = ask(text, teacher=text, found=text)
     assert line(permission).isprintable()
     if permission.decision != "allow":
         with pytest.raises(GateError):
@@ -146,7 +154,7 @@ def test_a_permission_made_elsewhere_is_stopped_too():
 @pytest.mark.parametrize("teacher", [TEACHER, 'C:\\models\\a "b" under c', "名前", "a\x7fb\tc"])
 @pytest.mark.parametrize("licence", ["gemma", "My Own License 7", None, "cc-by-nc-4.0"])
 def test_following_the_instructions_opens_the_gate(tmp_path, licence, teacher):
-    stopped = decide(teacher, Licence(licence, READ_AT), "product", today=TODAY)
+    stopped = ask(licence, teacher=teacher)
     with pytest.raises(GateError) as said:
         gate(stopped)
     message = str(said.value)
@@ -156,10 +164,10 @@ def test_following_the_instructions_opens_the_gate(tmp_path, licence, teacher):
     unedited = "\n".join(rows[:4])
     path.write_text(unedited, encoding="utf-8")
     with pytest.raises(InputError, match="not valid TOML"):
-        decide(teacher, Licence(licence, READ_AT), "product", path, TODAY)
+        ask(licence, recorded=path, teacher=teacher)
 
     path.write_text(unedited.replace("YYYY-MM-DD", "2026-11-21"), encoding="utf-8")
-    allowed = decide(teacher, Licence(licence, READ_AT), "product", path, TODAY)
+    allowed = ask(licence, recorded=path, teacher=teacher)
     gate(allowed)
     assert tomllib.loads(rows[4])["permission"] == path.name
     assert allowed.duties == stopped.duties
@@ -177,18 +185,18 @@ def test_the_instructions_name_licence_and_place(capsys):
 # The line
 
 
-@pytest.mark.parametrize("entry", register().licence, ids=lambda entry: entry.id)
+@pytest.mark.parametrize("entry", LICENCES, ids=lambda entry: entry.id)
 def test_the_line_tells_who_what_where_and_the_duties(entry):
     permission = ask(entry.id, "research")
     told = line(permission)
     assert "\n" not in told
-    for part in (TEACHER, entry.name, READ_AT, *entry.duties, "Not legal advice"):
+    for part in (TEACHER, entry.name, READ_AT, *map(in_words, entry.duties), "Not legal advice"):
         assert part in told
     assert told.startswith("permitted: ") == (permission.decision == "allow")
 
 
 def test_metadata_cannot_move_the_cursor():
-    permission = decide(TEACHER, Licence("x\x1b[2J\ny", "key\r\x07"), "product", today=TODAY)
+    permission = ask("x\x1b[2J\ny", found="key\r\x07")
     assert line(permission).isprintable()
     assert permission.clause.isprintable()
 
@@ -224,7 +232,7 @@ def test_a_record_holds_through_its_last_day(tmp_path, day):
 
 def test_today_is_the_machines_own_day(tmp_path):
     with pytest.raises(InputError, match="1999-12-31"):
-        decide(TEACHER, Licence("gemma", ""), "product", record(tmp_path, until="1999-12-31"))
+        ask("gemma", recorded=record(tmp_path, until="1999-12-31"), today=None)
 
 
 @pytest.mark.parametrize("licence", ["gemma", "apache-2.0"])
@@ -274,17 +282,69 @@ def test_a_purpose_that_is_none_is_refused():
         ask("mit", "fun")
 
 
+def test_nothing_is_decided_about_nobody():
+    with pytest.raises(InputError, match="no model"):
+        decide([], "product")
+
+
+# Two texts, two facts
+
+
+def test_tag_and_hub_id_both_speak():
+    """R1's Llama student is tagged mit; what it was made from is under Llama's licence too."""
+    both = ask("mit", teacher="deepseek-ai/DeepSeek-R1-Distill-Llama-8B")
+    assert [reason.entry for reason in both.reasons] == ["mit", "llama3.1"]
+    assert "name: Llama" in both.duties
+    assert both.route.endswith(" under mit+llama3.1")
+    assert len(ask("llama3.1", teacher="meta-llama/Llama-3.1-8B").reasons) == 1
+    odd = ask("someone-s-own", teacher="Qwen/Qwen3-8B")
+    assert odd.decision == "unknown", "a licence that is stated and not read is not read"
+
+
+@pytest.mark.parametrize(
+    ("facts", "decision", "missing"),
+    [
+        ({}, "conditional", 2),
+        ({"competes": True}, "deny", 0),
+        ({"competes": False}, "conditional", 1),
+        ({"distribution": "none"}, "conditional", 1),
+        ({"competes": False, "distribution": "none"}, "allow", 0),
+        ({"competes": True, "distribution": "none"}, "deny", 0),
+        ({"competes": False, "distribution": "service"}, "conditional", 0),
+    ],
+    ids=str,
+)
+def test_a_text_that_turns_on_two_facts(facts: Any, decision: str, missing: int):
+    told = {
+        "id": "x-1.0",
+        "route": "weights",
+        "name": "X",
+        "decision": "conditional",
+        "competes": {"yes": "deny", "no": "allow"},
+        "rival": "X",
+        "distribution": {"none": "allow", "weights": "conditional", "service": "conditional"},
+        "duties": [],
+        "clause": "Turns on two facts.",
+        "source": "https://example.org/x",
+        "date_read": "2026-11",
+        "stale_after": 180,
+    }
+    texts = parse_register({"schema": 2, "entry": [told]})
+    routes = [Route("weights", "", TEACHER, "x-1.0")]
+    found = decide(routes, "product", today=TODAY, texts=texts, **facts)
+    assert (found.decision, len(found.missing)) == (decision, missing)
+
+
 # Ids
 
 
 def test_ids_change_with_every_fact_and_only_then(tmp_path):
     def variants():
-        base = (TEACHER, Licence("gemma", READ_AT), "product")
-        yield decide(*base, today=TODAY)
-        yield decide("another", *base[1:], today=TODAY)
-        yield decide(TEACHER, Licence("gemma", "README.md"), "product", today=TODAY)
-        yield decide(TEACHER, Licence("mit", READ_AT), "product", today=TODAY)
-        yield decide(TEACHER, base[1], "research", today=TODAY)
+        yield ask("gemma")
+        yield ask("gemma", teacher="another")
+        yield ask("gemma", found="README.md")
+        yield ask("mit")
+        yield ask("gemma", "research")
         for change in (
             {},
             {"allowed_by": '"Bob"'},
@@ -292,83 +352,24 @@ def test_ids_change_with_every_fact_and_only_then(tmp_path):
             {"note": '"a note"'},
             {"note": '"another note"'},
         ):
-            yield decide(*base, record(tmp_path, **change), TODAY)
+            yield ask("gemma", recorded=record(tmp_path, **change))
 
     first, again = ([p.id for p in variants()] for _ in range(2))
     assert first == again
     assert len(set(first)) == len(first)
-    later = decide(TEACHER, Licence("gemma", READ_AT), "product", today=date(2030, 1, 1))
-    assert later.id == first[0]
+    assert ask("gemma", today=date(2027, 1, 1)).id == first[0], "the day alone changes nothing"
 
 
-def test_an_id_covers_what_the_register_says(monkeypatch):
-    before = ask("mit")
-    entry = register().find("mit")
+def test_an_id_covers_what_the_register_says():
+    entry = register().licence("mit")
     assert entry is not None
-    table = {"licence": [entry.model_dump() | {"date_read": "2031-01"}]}
-    monkeypatch.setattr("limbeck.permit.decide.register", lambda: parse_register(table))
-    after = ask("mit")
+    told = entry.model_dump(exclude_unset=True)
+    routes = [Route("weights", "", TEACHER, "mit", READ_AT)]
+    before, after = (
+        decide(routes, "product", today=TODAY, texts=parse_register({"schema": 2, "entry": [told]}))
+        for told in (told, told | {"date_read": "2025-01"})
+    )
     differing = {
         f.name for f in fields(before) if getattr(before, f.name) != getattr(after, f.name)
     }
-    assert differing == {"date_read", "id"}
-
-
-# The register
-
-
-def entry_table(**changed: object) -> dict[str, object]:
-    table = {
-        "id": "x-1.0",
-        "name": "X",
-        "decision": "allow",
-        "duties": [],
-        "clause": "Free.",
-        "source": "https://example.org/x",
-        "date_read": "2026-11",
-    } | changed
-    return {k: v for k, v in table.items() if v is not None}
-
-
-def test_a_whole_entry_is_accepted():
-    found = parse_register({"licence": [entry_table()]}).find("X 1.0")
-    assert found is not None
-    assert found.purposes == PURPOSES
-
-
-@pytest.mark.parametrize(
-    ("changed", "named"),
-    [
-        ({"source": None}, "source' is missing"),
-        ({"source": ""}, "source"),
-        ({"source": "somebody said so"}, "source"),
-        ({"source": "http://example.org"}, "source"),
-        ({"date_read": None}, "date_read"),
-        ({"date_read": "last week"}, "date_read"),
-        ({"date_read": "2026-13"}, "date_read"),
-        ({"decision": "perhaps"}, "decision"),
-        ({"clause": " "}, "clause"),
-        ({"duties": None}, "duties"),
-        ({"purposes": []}, "purposes"),
-        ({"purposes": ["fun"]}, "purposes"),
-        ({"url": "https://example.org"}, "unknown key 'licence.0.url'"),
-    ],
-    ids=str,
-)
-def test_an_entry_that_is_not_whole_is_refused(changed, named):
-    with pytest.raises(InputError, match=named):
-        parse_register({"licence": [entry_table(**changed)]})
-
-
-def test_one_spelling_means_one_licence():
-    two = [entry_table(), entry_table(id="y", name="Y", also=["The X-1.0 License"])]
-    with pytest.raises(InputError, match="stands for both"):
-        parse_register({"licence": two})
-    with pytest.raises(InputError, match="twice"):
-        parse_register({"licence": [entry_table(), entry_table()]})
-
-
-def test_non_commercial_licences_permit_no_commerce():
-    for entry in register().licence:
-        if "nc" in entry.id.split("-") or "research" in entry.id:
-            assert entry.purposes == ("research",), entry.id
+    assert differing == {"date_read", "id", "reasons"}

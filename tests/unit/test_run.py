@@ -112,7 +112,7 @@ def test_a_new_folder_is_claimed_by_its_recipe(tmp_path: Path) -> None:
 def test_the_folder_of_another_recipe_names_what_differs(tmp_path: Path) -> None:
     with open_run(recipe(), tmp_path) as run:
         finish(run)
-    other = recipe(top_k=8, learning_rate=1e-4)
+    other = recipe(top_k=9, learning_rate=1e-4)
     message = "they differ in train.learning_rate, train.top_k"
     with pytest.raises(InputError, match=message) as caught, open_run(other, tmp_path):
         pass
@@ -123,7 +123,7 @@ def test_the_folder_of_another_recipe_names_what_differs(tmp_path: Path) -> None
 def test_a_recipe_may_change_until_something_is_made_by_it(tmp_path: Path) -> None:
     with open_run(recipe(), tmp_path) as run, run.work("prompts", "key"):
         pass
-    other = recipe(top_k=8)
+    other = recipe(top_k=9)
     with open_run(other, tmp_path) as run:
         assert (run.recipe, run.id) == (other, other.id)
         assert run.is_done("prompts", "key")

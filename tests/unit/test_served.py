@@ -334,7 +334,7 @@ def test_prompts_are_drawn_as_they_are_needed(provider: Provider) -> None:
 
     lists = ServedModel(way(provider), in_flight=8).generate(counted(), SAMPLING)
     next(lists)
-    del lists
+    lists.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert drawn <= 8 + 2
 
 

@@ -248,22 +248,6 @@ def test_another_model_route_or_sampling_is_another_answer(tmp_path: Path) -> No
             assert stored(some, asking, store) == []
 
 
-def test_a_store_of_the_first_format_is_taken_over(tmp_path: Path) -> None:
-    path = tmp_path / "a.sqlite"
-    with AnswerStore(path) as store:
-        store.add([answer("p"), answer("q")])
-    with sqlite3.connect(path) as db:
-        for column in ("cached", "reasoning_tokens", "lost_in", "lost_out"):
-            db.execute(f"ALTER TABLE answers DROP COLUMN {column}")
-        db.execute("PRAGMA user_version = 1")
-    db.close()
-    for _ in range(2):
-        with AnswerStore(path) as store:
-            assert store.get([answer("p").id, answer("q").id]) == [answer("p"), answer("q")]
-            store.add([replace(answer("r"), usage=Usage(1, 2, 0.5, 3, 4, 5, 6))])
-            assert store.get([answer("r").id])[0].usage == Usage(1, 2, 0.5, 3, 4, 5, 6)
-
-
 def test_what_a_failure_cost_is_asked_again_and_all_is_counted(tmp_path: Path) -> None:
     spoilt = replace(answer("q"), text="", outcome="failed", finish_reason="error")
     lost = replace(answer("r"), usage=Usage(1, 2, 0.5, lost_in=10, lost_out=20))

@@ -19,21 +19,6 @@ CHUNK = 5000  # rows of a Parquet row group
 UNASKED = "unasked"
 
 
-def chosen_rows(
-    path: Path,
-    prompts: Iterable[Prompt],
-    asking: Asking,
-    outcome: str | None,
-    form: Format,
-) -> Iterator[dict[str, Any]]:
-    """The rows, or the messages, of the store at `path`; InputError where there is none yet."""
-    if not path.exists():
-        raise InputError(f"{path} does not exist: run limbeck collect first")
-    with AnswerStore(path) as store:
-        found = rows(prompts, asking, store, outcome)
-        yield from messages(found) if form == "messages" else found
-
-
 def rows(
     prompts: Iterable[Prompt], asking: Asking, store: AnswerStore, outcome: str | None = None
 ) -> Iterator[dict[str, Any]]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import aiohttp
 from pydantic_core import from_json
 
-from limbeck.errors import InputError, LimbeckError, ServiceError
+from limbeck.errors import InputError, LimbeckError, ServiceError, first_line
 from limbeck.models.budget import Purse, bound
-from limbeck.models.exchange import Result, broken_off, judge, proxy_for, untrusted
+from limbeck.models.exchange import Result, judge, redact
 from limbeck.models.pace import Pace, Ticket
 from limbeck.models.routes import Route
+from limbeck.models.wire import proxy_for
 from limbeck.records import Message, Prompt, Sampling
 
 TOP = 20  # log-probabilities asked for: no service that we know gives more
@@ -144,9 +145,15 @@ class _Prober:
                 found = judge(route, self.key, response.status, response.headers, raw)
                 return found, raw, response.headers
         except aiohttp.ClientConnectorCertificateError as error:
-            raise untrusted(route, error) from None
+            raise ServiceError(
+                f"{route.name} shows a certificate that cannot be trusted: "
+                f"{first_line(error.certificate_error)}. Name its authority in SSL_CERT_FILE, or "
+                "correct the address."
+            ) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            return broken_off(error, self.key), b"", {}
+            why = redact(first_line(error), self.key)
+            paid = not isinstance(error, aiohttp.ClientConnectorError)
+            return Result("strained", why, paid=paid), b"", {}
 
     async def _limits(self) -> tuple[int | None, int | None]:
         """Context and longest answer, where the service's list of models tells them."""
@@ -223,3 +230,8 @@ def _logprobs(route: Route, raw: bytes) -> list[list[float]]:
 
 def _first(table: Mapping[str, Any], *names: str) -> int | None:
     return next((table[n] for n in names if isinstance(table.get(n), int) and table[n]), None)
+
+
+def to_json(found: Probe) -> dict[str, Any]:
+    """As a document of the run folder."""
+    return asdict(found)

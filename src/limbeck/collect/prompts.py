@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -88,6 +87,12 @@ def read_prompts(section: PromptsSection) -> PromptSet:
     return prompts
 
 
+def content(section: PromptsSection) -> list[str]:
+    """The hashes of the files that prompts come from; a hub data set stands for itself."""
+    named = [Path(section.source), Path(str(section.held_out))]
+    return [sha256_file(path) for path in named if path.is_file()]
+
+
 def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
     """Write prompts as JSONL, one record a line; the file appears whole or not at all."""
     with whole_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
@@ -113,20 +118,6 @@ def iterate_prompts(path: Path) -> Iterator[Prompt]:
         if prompt.id != Prompt.identify(messages) or prompt.split not in ("train", "held_out"):
             raise InputError(f"{place}: the record was changed after it was written.")
         yield prompt
-
-
-def digest(prompts: Iterable[Prompt]) -> str:
-    """The hash of which prompts there are, in which order and split."""
-    found = sha256()
-    for prompt in prompts:
-        found.update(f"{prompt.id} {prompt.split}\n".encode())
-    return found.hexdigest()
-
-
-def content(section: PromptsSection) -> list[str]:
-    """The hashes of the files that prompts come from; a hub data set stands for itself."""
-    named = [Path(section.source), Path(str(section.held_out))]
-    return [sha256_file(path) for path in named if path.is_file()]
 
 
 def _find(

@@ -5,25 +5,22 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limbeck.collect.ask import Asking, gather, missing, truncated
+from limbeck.collect.probe import Probe, probe, to_json
 from limbeck.collect.store import AnswerStore
 from limbeck.errors import InputError
 from limbeck.files import write_text
 from limbeck.models.budget import Purse, bound, purse
 from limbeck.models.pace import Pace
-from limbeck.models.protocol import Model
 from limbeck.models.routes import SERVER, Route, route
+from limbeck.models.served import ServedModel
 from limbeck.progress import say
 from limbeck.recipe import Recipe
 from limbeck.records import Prompt, Sampling, Usage, identity
-
-if TYPE_CHECKING:
-    from limbeck.collect.probe import Probe
 
 AGAIN = 4  # times max_tokens, where the recipe does not say
 TYPICAL = 0.25  # of max_tokens: how long an answer is taken to be before any has come
@@ -38,26 +35,6 @@ def asking_of(recipe: Recipe) -> tuple[Route, Asking]:
     again = section.max_tokens_again
     again = AGAIN * sampling.max_tokens if again is None else again
     return found, Asking(found.model, found.name, sampling, again)
-
-
-def ask_teacher(
-    recipe: Recipe,
-    prompts: Callable[[], Iterator[Prompt]],
-    asking: Asking,
-    store: AnswerStore,
-    weights: Callable[[], Model],
-    folder: Path,
-) -> int:
-    """Ask the teacher, by its service or by its `weights`, for what the store lacks: how many."""
-    shared = recipe.teacher.answers is not None
-    with alone(store.path) if shared else nullcontext():
-        if recipe.teacher.served:
-            return ask_service(recipe, prompts, store, folder)
-        due = sum(1 for _ in missing(prompts(), asking, store))
-        if due:
-            total = sum(1 for _ in prompts())
-            gather(weights(), prompts(), asking, store, "collect", total, total - due)
-        return due
 
 
 def ask_service(
@@ -85,15 +62,11 @@ def ask_service(
         money.refuse_too_little(bound(due.first, asking.sampling.max_tokens))
     pace = Pace(recipe.teacher.in_flight, who=where.teacher)
     if not known:
-        from limbeck.collect.probe import probe
-
         found = probe(where, asking.sampling, money, pace)
         _remember(folder / "probe.json", where, found)
         say(f"{'probe':>9}  {found.line()}")
     say(f"{'plan':>9}  text alone: the distributions of a service's answers are not used yet")
     say(f"{'estimate':>9}  {due.estimate(money, asking.sampling, store, asking)}")
-    from limbeck.models.served import ServedModel  # aiohttp is for services alone
-
     model = ServedModel(where, purse=money, pace=pace)
     try:
         total, there = due.all, due.all - due.missing
@@ -116,7 +89,7 @@ def ask_service(
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Hold a shared store alone: two runs that ask the same would pay twice."""
-    with path.with_name(f"{path.name}.lock").open("a") as file:
+    with path.with_name(f".{path.name}.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -175,5 +148,5 @@ def _known(path: Path, where: Route) -> dict[str, Any]:
 
 
 def _remember(path: Path, where: Route, found: Probe) -> None:
-    told = {"route": identity("probe", where.name, where.model), **asdict(found)}
+    told = {"route": identity("probe", where.name, where.model), **to_json(found)}
     write_text(path, json.dumps(told, indent=1) + "\n")

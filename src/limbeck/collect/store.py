@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from limbeck.errors import InputError
 from limbeck.files import disk_full
-from limbeck.records import OUTCOMES, Answer, Outcome, Sampling, Usage
+from limbeck.recipe import Recipe
+from limbeck.records import OUTCOMES, Answer, Outcome, Permission, Sampling, Usage
 
-VERSION = 2
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS answers (
+VERSION = 3
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS answers (
     id TEXT PRIMARY KEY,
     prompt_id TEXT NOT NULL,
     model TEXT NOT NULL,
@@ -36,46 +40,74 @@ CREATE TABLE IF NOT EXISTS answers (
     seconds REAL NOT NULL,
     outcome TEXT NOT NULL,
     why TEXT NOT NULL,
-    cached INTEGER NOT NULL DEFAULT 0,
-    reasoning_tokens INTEGER NOT NULL DEFAULT 0,
-    lost_in INTEGER NOT NULL DEFAULT 0,
-    lost_out INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-"""
-ADDED = {  # by the format that brought them
-    2: ("cached", "reasoning_tokens", "lost_in", "lost_out"),
+    asked_at TEXT NOT NULL,      -- ISO 8601, UTC; "" where an older limbeck did not keep it
+    permission TEXT NOT NULL,    -- permissions.id; "" likewise
+    cached INTEGER NOT NULL,     -- as the other three, 0 where an older limbeck did not keep it
+    reasoning_tokens INTEGER NOT NULL,
+    lost_in INTEGER NOT NULL,
+    lost_out INTEGER NOT NULL
+) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS permissions (
+    id TEXT PRIMARY KEY,
+    document TEXT NOT NULL       -- JSON: the Permission under which answers were asked for
+) WITHOUT ROWID""",
+)
+ADDED = {  # columns, by the format that brought them
+    2: ("asked_at TEXT NOT NULL DEFAULT ''", "permission TEXT NOT NULL DEFAULT ''"),
+    3: tuple(
+        f"{column} INTEGER NOT NULL DEFAULT 0"
+        for column in ("cached", "reasoning_tokens", "lost_in", "lost_out")
+    ),
 }
-COLUMNS = 19
+COLUMNS = 21
+CLOCKED = ("seconds", "asked_at", "cached", "lost_in", "lost_out")
 AT_ONCE = 500  # ids in one query
 
 
-class AnswerStore:
-    """Answers by id. What `add` returned from survives kill -9 and a power cut."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """When an answer was asked for (ISO 8601, UTC) and the id of the permission for it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    asked_at: str
+    permission: str
+
+
+class AnswerStore:
+    """Answers by id. What `add` returned from survives kill -9 and a power cut.
+
+    Each answer is kept with the moment at which it was added and the `permission` that the store
+    was opened with. A store opened `read_only` is not touched, not even brought to this format.
+    """
+
+    def __init__(
+        self, path: Path, permission: Permission | None = None, *, read_only: bool = False
+    ) -> None:
+        self.path, self._permission = path, permission
         with self._named_errors():
-            self._db = sqlite3.connect(path)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
+            self._db = _open(path, read_only)
             found = self._db.execute("PRAGMA user_version").fetchone()[0]
             if found > VERSION:
                 raise InputError(
                     f"{path} was written by a newer limbeck (format {found}, known: {VERSION}). "
                     "Upgrade limbeck."
                 )
-            if found < VERSION:
-                self._upgrade(found)
-
-    def _upgrade(self, found: int) -> None:
-        """Make the table, or add what later formats brought, in one transaction."""
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute(SCHEMA)
-            for column in itertools.chain(*(ADDED[v] for v in ADDED if 0 < found < v)):
-                self._db.execute(
-                    f"ALTER TABLE answers ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0"
+            if read_only and found < VERSION:
+                raise InputError(
+                    f"{path} was written by an older limbeck (format {found}, now {VERSION}). "
+                    "Bring it up to date with: limbeck collect"
                 )
+            if found < VERSION:
+                self._upgrade()
+
+    def _upgrade(self) -> None:
+        """Make the tables, or add what later formats brought, in one transaction."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")  # another process may be at it
+            found = self._db.execute("PRAGMA user_version").fetchone()[0]
+            for statement in SCHEMA:
+                self._db.execute(statement)
+            for column in itertools.chain(*(ADDED[v] for v in ADDED if 0 < found < v)):
+                self._db.execute(f"ALTER TABLE answers ADD COLUMN {column}")
             self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     def __enter__(self) -> AnswerStore:
@@ -86,24 +118,67 @@ class AnswerStore:
 
     def add(self, answers: Iterable[Answer]) -> None:
         """Write the answers in one transaction: all of them or none. A known id is replaced."""
-        rows = [_row(answer) for answer in answers]
+        permission = self._permission
+        origin = (_now(), permission.id if permission else "")
+        rows = [_row(answer, origin) for answer in answers]
         marks = ",".join("?" * COLUMNS)
         with self._named_errors(), self._db:
             self._db.executemany(f"INSERT OR REPLACE INTO answers VALUES ({marks})", rows)  # noqa: S608
+            if permission:
+                document = json.dumps(asdict(permission), ensure_ascii=False, sort_keys=True)
+                row = (permission.id, document)
+                self._db.execute("INSERT OR IGNORE INTO permissions VALUES (?, ?)", row)
+
+    def reject(self, ids: Iterable[str], why: str) -> None:
+        """Give these answers the outcome rejected, all in one transaction; the rest of them stays.
+
+        An answer that was rejected for the same reason before is left as it is.
+        """
+        change = "UPDATE answers SET outcome = 'rejected', why = ? WHERE id = ? AND why != ?"
+        with self._named_errors(), self._db:
+            self._db.executemany(change, [(why, i, why) for i in ids])
 
     def have(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that need not be asked again: all here but those that a failure cost.
 
         A question that a failing service spoilt (`finish_reason` error) gets another chance.
         """
-        query = "SELECT id FROM answers WHERE id IN ({}) AND finish_reason != 'error'"
-        return {str(row[0]) for row in self._rows(query, ids)}
+        rows = self._rows("SELECT id FROM answers", ids, " AND finish_reason != 'error'")
+        return {row[0] for row in rows}
 
     def get(self, ids: Sequence[str]) -> list[Answer]:
         """The answers with these ids that are in the store, in the order of `ids`."""
-        rows = self._rows("SELECT * FROM answers WHERE id IN ({})", ids)
-        found = {row[0]: _answer(row) for row in rows}
+        found = {row[0]: _answer(row) for row in self._rows("SELECT * FROM answers", ids)}
         return [found[i] for i in ids if i in found]
+
+    def origins(self, ids: Sequence[str]) -> dict[str, Origin]:
+        """When and under which permission those of `ids` that are here were asked for."""
+        rows = self._rows("SELECT id, asked_at, permission FROM answers", ids)
+        return {i: Origin(asked_at, permission) for i, asked_at, permission in rows}
+
+    def permissions(self) -> dict[str, dict[str, Any]]:
+        """Every permission under which an answer here was asked for, by id."""
+        with self._named_errors():
+            rows = self._db.execute("SELECT id, document FROM permissions ORDER BY id").fetchall()
+        return {id_: json.loads(document) for id_, document in rows}
+
+    def digests(self, *, clock: bool = True) -> dict[str, str]:
+        """The SHA-256 of every row by answer id, then by `permission/ID`; sorted.
+
+        It covers what is stored and not how SQLite lays it out. Without `clock`, answers are
+        hashed without what another run of the same recipe would clock otherwise.
+        """
+        digests: dict[str, str] = {}
+        with self._named_errors():
+            for table, prefix in (("answers", ""), ("permissions", "permission/")):
+                cursor = self._db.execute(f"SELECT * FROM {table} ORDER BY id")  # noqa: S608
+                names = [column[0] for column in cursor.description]
+                for row in cursor:
+                    told = dict(zip(names, row, strict=True))
+                    for name in () if clock else CLOCKED:
+                        told.pop(name, None)
+                    digests[prefix + row[0]] = _digest(told)
+        return digests
 
     def spent(self, model: str, route: str) -> Usage:
         """All tokens that this model's answers in the store took, lost ones included."""
@@ -116,12 +191,13 @@ class AnswerStore:
             row = self._db.execute(query, (model, route)).fetchone()
         return Usage(*(value or 0 for value in row))
 
-    def _rows(self, query: str, ids: Sequence[str]) -> Iterator[tuple[object, ...]]:
-        """The rows of a query whose {} stands for some of `ids`, for all of them in turn."""
+    def _rows(self, select: str, ids: Sequence[str], also: str = "") -> Iterator[tuple[Any, ...]]:
+        """The rows of `select` with one of `ids`, asked for a few hundred at a time."""
         for start in range(0, len(ids), AT_ONCE):
             some = ids[start : start + AT_ONCE]
+            query = f"{select} WHERE id IN ({','.join('?' * len(some))}){also}"
             with self._named_errors():
-                rows = self._db.execute(query.format(",".join("?" * len(some))), some).fetchall()
+                rows = self._db.execute(query, some).fetchall()
             yield from rows
 
     @contextmanager
@@ -138,18 +214,44 @@ class AnswerStore:
             ) from None
 
 
+def store_of(recipe: Recipe, folder: Path) -> Path:
+    """Where a run's answers are kept: in its folder, or with those of other runs."""
+    return Path(recipe.teacher.answers or folder / "answers.sqlite")
+
+
 def outcomes(answers: Iterable[Answer]) -> dict[Outcome, int]:
     """How many answers ended in each outcome; all five are named."""
     counted = Counter(answer.outcome for answer in answers)
     return {outcome: counted[outcome] for outcome in OUTCOMES}
 
 
-def _row(a: Answer) -> tuple[object, ...]:
+def _open(path: Path, read_only: bool) -> sqlite3.Connection:
+    if not read_only:
+        db = sqlite3.connect(path)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        return db
+    # A store that was closed well has no write-ahead log, and is then readable on any medium.
+    log = path.with_name(f"{path.name}-wal")
+    mode = "mode=ro" if log.exists() else "immutable=1"
+    return sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True)
+
+
+def _digest(row: dict[str, Any]) -> str:
+    text = json.dumps(row, sort_keys=True, ensure_ascii=False, default=bytes.hex)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _row(a: Answer, origin: tuple[str, str]) -> tuple[object, ...]:
     return (
         a.id, a.prompt_id, a.model, a.route, _sampling(a.sampling), a.text, a.reasoning,
         json.dumps(a.tool_calls), np.array(a.token_ids, "<i4").tobytes(),
         a.finish_reason, a.usage.tokens_in, a.usage.tokens_out, a.usage.seconds, a.outcome, a.why,
-        a.usage.cached, a.usage.reasoning, a.usage.lost_in, a.usage.lost_out,
+        *origin, a.usage.cached, a.usage.reasoning, a.usage.lost_in, a.usage.lost_out,
     )  # fmt: skip
 
 
@@ -158,10 +260,9 @@ def _sampling(sampling: Sampling) -> str:
     return json.dumps(asdict(sampling), sort_keys=True)
 
 
-def _answer(row: tuple[object, ...]) -> Answer:
+def _answer(row: tuple[Any, ...]) -> Answer:
     (id_, prompt_id, model, route, sampling, text, reasoning, calls, token_ids, finish, tokens_in,
-     tokens_out, seconds, outcome, why, *rest) = row  # fmt: skip
-    assert isinstance(token_ids, bytes)
+     tokens_out, seconds, outcome, why, _, _, *rest) = row  # fmt: skip
     return Answer(
         id=str(id_),
         prompt_id=str(prompt_id),
@@ -173,7 +274,7 @@ def _answer(row: tuple[object, ...]) -> Answer:
         tool_calls=tuple(json.loads(str(calls))),
         token_ids=tuple(np.frombuffer(token_ids, "<i4").tolist()),
         finish_reason=str(finish),
-        usage=Usage(tokens_in, tokens_out, seconds, *rest),  # pyright: ignore[reportArgumentType]
-        outcome=outcome,  # pyright: ignore[reportArgumentType]
+        usage=Usage(tokens_in, tokens_out, seconds, *rest),
+        outcome=outcome,
         why=str(why),
     )

@@ -1,41 +1,32 @@
 """The teacher's distributions on disk: sparse, versioned, checksummed, bound to what made them.
 
 A targets folder holds `index.jsonl` and shards. A shard is a safetensors file with, for the A
-answers in it, their T tokens end to end:
-
-| tensor    | dtype            | shape  | what                                                |
-|-----------|------------------|--------|-----------------------------------------------------|
-| lengths   | int32            | (A,)   | tokens of each answer                               |
-| token_ids | uint16 or uint32 | (T,)   | the answers' tokens                                 |
-| top_ids   | uint16 or uint32 | (T, K) | the K likeliest tokens, likeliest first             |
-| logprobs  | float16          | (T, K) | their natural log-probabilities                     |
-| tail      | float32          | (T,)   | the mass of all other tokens                        |
-
-and as metadata `format`, `version`, `answers` (their ids, JSON) and `binding` (JSON). Token ids
-take 16 bits where the vocabulary allows. A line of `index.jsonl` names a finished shard, its
-SHA-256, its answers and tokens; a shard without a line does not count. Reading rescales the K
-rounded probabilities by one factor a token, so that with the exact tail they sum to 1 again.
+answers in it, `lengths` int32 (A,), the tokens of each, and for these T tokens end to end the
+tensors of `collect/packing.py`; and as metadata `format`, `version`, `answers` (their ids, JSON)
+and `binding` (JSON). A line of `index.jsonl` names a finished shard, its SHA-256, its answers and
+tokens; a shard without a line does not count. Read targets stay packed until they are wanted.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from limbeck.collect.packing import pack, token_ids
 from limbeck.errors import InputError
-from limbeck.files import full_disk_named, sha256_file, whole_file
+from limbeck.files import full_disk_named, sha256_file, whole_file, write_text
 from limbeck.models.protocol import Asked, Model
 from limbeck.progress import stage_bar
-from limbeck.records import Targets, identity
+from limbeck.records import PackedTargets, Targets, identity
 
-FORMAT, VERSION = "limbeck-targets", "1"
+FORMAT, VERSION = "limbeck-targets", "2"
 SHARD_TOKENS = 8192
-SMALL_VOCABULARY = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +38,7 @@ class Binding:
     template: str
     vocabulary: int
     top_k: int
+    tail_samples: int
     temperature: float
 
 
@@ -60,56 +52,55 @@ class TargetsFolder:
     def write(self, model: Model, asked: Sequence[Asked]) -> dict[str, int | float]:
         """Score the answers with the teacher, shard by shard, skipping shards that are finished.
 
-        Returns what there is now: answers, tokens, and bytes a token on disk.
+        Shards of answers that are no longer among these are removed. Returns what there is now:
+        answers, tokens, and bytes a token on disk.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         plan = _shards(asked)
-        there = {name for name in self._index() if (self.path / name).exists()}
+        there = {name for name in _index(self.path) if (self.path / name).exists()}
         due = {name: rows for name, rows in plan.items() if name not in there}
+        bound = self.binding
         total, left = _tokens(asked), sum(_tokens(rows) for rows in due.values())
         if due:
             with stage_bar("targets", total, "tokens", total - left) as meter:
                 for name, rows in due.items():
-                    scored = model.score(rows, self.binding.top_k, self.binding.temperature)
+                    scored = model.score(rows, bound.top_k, bound.temperature, bound.tail_samples)
                     self._write_shard(name, list(scored))
                     meter.advance(rows=_tokens(rows), tokens=_tokens(rows))
+        self._keep_only(plan.keys())
         size = sum((self.path / name).stat().st_size for name in plan)
         return {"answers": len(asked), "tokens": total, "bytes_per_token": round(size / total, 1)}
 
-    def read(self, asked: Sequence[Asked]) -> dict[str, Targets]:
+    def read(self, asked: Sequence[Asked]) -> dict[str, PackedTargets]:
         """The targets of these answers by answer id, each held to its answer's tokens.
 
         Raises InputError naming the shard that is damaged or missing, the binding that differs,
         or the answer whose tokens do.
         """
-        found: dict[str, Targets] = {}
-        for line in self._index().values():
-            found |= {t.answer_id: t for t in self._read_shard(line)}
+        found: dict[str, PackedTargets] = {}
+        wanted = {answer.id: (prompt, answer) for prompt, answer in asked}
+        for line in _index(self.path).values():
+            for targets, ids in self._read_shard(line):
+                found[targets.answer_id] = targets
+                one = wanted.get(targets.answer_id)
+                if one and not np.array_equal(ids, one[1].token_ids):
+                    raise InputError(
+                        f"{self.path}: the targets for {one[0].source} are of other tokens than "
+                        f"the stored answer's. Remove {self.path} and run again."
+                    )
         for prompt, answer in asked:
-            targets = found.get(answer.id)
-            if targets is None:
+            if answer.id not in found:
                 raise InputError(
                     f"{self.path}: no targets for the answer to {prompt.source}. "
                     f"Remove {self.path} and run again to score them."
-                )
-            if not np.array_equal(targets.token_ids, answer.token_ids):
-                raise InputError(
-                    f"{self.path}: the targets for {prompt.source} are of other tokens than the "
-                    f"stored answer's. Remove {self.path} and run again."
                 )
         return found
 
     def _write_shard(self, name: str, scored: list[Targets]) -> None:
         from safetensors.numpy import save_file
 
-        ids = np.uint16 if self.binding.vocabulary <= SMALL_VOCABULARY else np.uint32
-        tensors = {
-            "lengths": np.array([len(t.token_ids) for t in scored], np.int32),
-            "token_ids": np.concatenate([t.token_ids for t in scored]).astype(ids),
-            "top_ids": np.concatenate([t.top_ids for t in scored]).astype(ids),
-            "logprobs": np.concatenate([t.logprobs for t in scored]).astype(np.float16),
-            "tail": np.concatenate([t.tail for t in scored]).astype(np.float32),
-        }
+        lengths = [len(t.token_ids) for t in scored]
+        tensors = pack(scored, self.binding.vocabulary) | {"lengths": np.array(lengths, np.int32)}
         told = {
             "format": FORMAT,
             "version": VERSION,
@@ -123,53 +114,44 @@ class TargetsFolder:
             "shard": name,
             "sha256": sha256_file(path),
             "answers": len(scored),
-            "tokens": len(tensors["tail"]),
+            "tokens": sum(lengths),
         }
         with full_disk_named(path), (self.path / "index.jsonl").open("a") as index:
             index.write(json.dumps(line) + "\n")
 
-    def _index(self) -> dict[str, dict[str, Any]]:
-        """The finished shards by name; a last line cut short by a crash does not count."""
-        path = self.path / "index.jsonl"
-        if not path.exists():
-            return {}
-        text = path.read_text()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            path.write_text(whole)
-        try:
-            return {line["shard"]: line for line in map(json.loads, whole.splitlines())}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is damaged ({error}). Remove {self.path} and run again."
-            ) from None
+    def _keep_only(self, names: Set[str]) -> None:
+        """Forget and remove every other shard."""
+        lines = _index(self.path)
+        if lines.keys() - names:
+            kept = [json.dumps(line) + "\n" for name, line in lines.items() if name in names]
+            write_text(self.path / "index.jsonl", "".join(kept))
+        for path in self.path.glob("*.safetensors"):
+            if path.name not in names:
+                path.unlink()
 
-    def _read_shard(self, line: dict[str, Any]) -> Iterator[Targets]:
+    def _read_shard(
+        self, line: dict[str, Any]
+    ) -> Iterator[tuple[PackedTargets, NDArray[np.int64]]]:
+        """Each answer's targets, with the tokens that they are of."""
         from safetensors import safe_open
 
-        path = self.path / line["shard"]
+        path, bound = self.path / line["shard"], self.binding
         if not path.exists() or sha256_file(path) != line["sha256"]:
             state = "missing" if not path.exists() else "damaged: its sha256 is not the indexed one"
             raise InputError(f"{path} is {state}. Remove {self.path} and run again to score it.")
         with safe_open(path, framework="np") as file:
             told = file.metadata()
             self._check(path, told)
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        logprobs = _rescaled(arrays["logprobs"], arrays["tail"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        lengths, answers = tensors.pop("lengths").tolist(), json.loads(told["answers"])
+        ids = token_ids(tensors, bound.vocabulary)[:, 0]
         stop = 0
-        for answer_id, length in zip(
-            json.loads(told["answers"]), arrays["lengths"].tolist(), strict=True
-        ):
+        for answer_id, length in zip(answers, lengths, strict=True):
             rows = slice(stop, stop := stop + length)
-            yield Targets(
-                answer_id=answer_id,
-                token_ids=arrays["token_ids"][rows].astype(np.int64),
-                top_ids=arrays["top_ids"][rows].astype(np.int64),
-                logprobs=logprobs[rows],
-                tail=arrays["tail"][rows],
-                temperature=self.binding.temperature,
-                tokenizer_hash=self.binding.tokenizer,
+            targets = PackedTargets(
+                answer_id, tensors, rows, bound.vocabulary, bound.temperature, bound.tokenizer
             )
+            yield targets, ids[rows]
 
     def _check(self, path: Path, told: dict[str, str]) -> None:
         if told.get("format") != FORMAT or told.get("version") != VERSION:
@@ -184,6 +166,34 @@ class TargetsFolder:
                 f"{path} was made with another {', '.join(other)}. "
                 f"Remove {self.path} and run again."
             )
+
+
+def holders(folder: Path) -> dict[str, str]:
+    """Which finished shard of a targets folder holds an answer's targets, by answer id."""
+    found: dict[str, str] = {}
+    for name in _index(folder):
+        from safetensors import safe_open
+
+        if not (folder / name).exists():
+            raise InputError(f"{folder / name} is missing. Remove {folder} and run again.")
+        with safe_open(folder / name, framework="np") as file:
+            found |= dict.fromkeys(json.loads(file.metadata()["answers"]), name)
+    return found
+
+
+def _index(folder: Path) -> dict[str, dict[str, Any]]:
+    """The finished shards by name; a last line cut short by a crash does not count."""
+    path = folder / "index.jsonl"
+    if not path.exists():
+        return {}
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    try:
+        return {line["shard"]: line for line in map(json.loads, whole.splitlines())}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}). Remove {folder} and run again.") from None
 
 
 def _shards(asked: Sequence[Asked]) -> dict[str, list[Asked]]:
@@ -208,11 +218,3 @@ def _name(rows: Sequence[Asked]) -> str:
 
 def _tokens(asked: Sequence[Asked]) -> int:
     return sum(len(answer.token_ids) for _, answer in asked)
-
-
-def _rescaled(logprobs: np.ndarray, tail: np.ndarray) -> np.ndarray:
-    """Float32 log-probabilities that sum, with the tail, to 1 (see the module's docstring)."""
-    exact = logprobs.astype(np.float64)
-    mass = np.exp(exact).sum(-1, keepdims=True)
-    wanted = 1.0 - tail.astype(np.float64)[:, None]
-    return (exact + np.log(wanted) - np.log(mass)).astype(np.float32)

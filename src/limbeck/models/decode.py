@@ -1,6 +1,6 @@
-"""Batched generation with a key-value cache; finished rows leave the batch at once.
+"""Batched generation with a key-value cache; finished rows leave the batch.
 
-Shapes: B rows still being written, L prompt tokens after padding on the left, V vocabulary.
+Shapes: B rows in the batch, L prompt tokens after padding on the left, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from limbeck.models.protocol import OnTokens
 from limbeck.records import Sampling
 
 NUCLEUS = 512
+SPARE = 0.125  # of the rows may be finished before all others are copied together
+WORTH = 4  # tokens in common
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +43,16 @@ def decode(
 
     The caller sees to it that prompt and answer fit the context.
     """
-    from transformers import DynamicCache
-
     here = head.project.weight.device
-    ids, seen = _padded_left([r.token_ids for r in requests])  # (B, L) each
-    ids, seen = ids.to(here), seen.to(here)
-    position = (seen.cumsum(-1) - 1).clamp(min=0)  # (B, L)
+    cache, shared = prefilled(network, [r.token_ids[:-1] for r in requests])
+    ids, seen = _padded_left([r.token_ids[shared:] for r in requests])  # (B, L) each
+    ids, seen = ids.to(here), torch.cat([seen.new_ones(len(seen), shared), seen], 1).to(here)
+    position = (seen.cumsum(-1) - 1).clamp(min=0)[:, shared:]  # (B, L)
     ends = torch.tensor(stops, device=here)
     draws = _Draws(requests, sampling) if sampling.temperature > 0 else None
-    cache = DynamicCache(config=network.config)
     written: list[list[int]] = [[] for _ in requests]
-    live = list(range(len(requests)))
+    rows = list(range(len(requests)))
+    going = torch.ones(len(requests), dtype=torch.bool, device=here)
     for _ in range(sampling.max_tokens):
         out = head.body(
             input_ids=ids,
@@ -61,22 +62,48 @@ def decode(
             use_cache=True,
         )
         logits = head(out.last_hidden_state[:, -1])  # (B, V)
-        token = draws(logits, live) if draws else logits.argmax(-1)  # (B,)
-        for row, value in zip(live, token.tolist(), strict=True):
-            written[row].append(value)
-        on_tokens(len(live))
-        going = ~torch.isin(token, ends)
-        if not going.any():
+        token = draws(logits, rows) if draws else logits.argmax(-1)  # (B,)
+        live = going.tolist()
+        for row, value, alive in zip(rows, token.tolist(), live, strict=True):
+            if alive:
+                written[row].append(value)
+        on_tokens(sum(live))
+        going &= ~torch.isin(token, ends)
+        left = int(going.sum())
+        if not left:
             break
-        if not going.all():
+        if left <= (1 - SPARE) * len(rows):
             kept = going.nonzero()[:, 0]
             cache.batch_select_indices(kept)
-            token, seen, position = token[kept], seen[kept], position[kept]
-            live = [live[i] for i in kept.tolist()]
+            token, seen, position, going = token[kept], seen[kept], position[kept], going[kept]
+            rows = [rows[i] for i in kept.tolist()]
         ids = token[:, None]
-        seen = torch.cat([seen, seen.new_ones(len(live), 1)], 1)
+        seen = torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
         position = position[:, -1:] + 1
     return written
+
+
+def prefilled(network: Any, rows: Sequence[list[int]]) -> tuple[Any, int]:
+    """A cache of the tokens that all rows begin with, as a system prompt, and how many they are.
+
+    They are read once and copied for each row. Padding may follow them, so it is not done where
+    attention counts positions back, in a sliding window.
+    """
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=network.config)
+    pairs = enumerate(zip(min(rows), max(rows), strict=False))
+    shared = next((at for at, (one, other) in pairs if one != other), min(map(len, rows)))
+    if (
+        len(rows) == 1
+        or shared < WORTH
+        or any(getattr(layer, "is_sliding", True) for layer in cache.layers)
+    ):
+        return cache, 0
+    ids = torch.tensor([rows[0][:shared]], device=network.device)
+    network.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(len(rows))
+    return cache, shared
 
 
 class _Draws:
@@ -86,13 +113,13 @@ class _Draws:
         self.temperature, self.top_p = sampling.temperature, sampling.top_p
         self._generators = [_generator(r.key) for r in requests]
 
-    def __call__(self, logits: Tensor, live: Sequence[int]) -> Tensor:
+    def __call__(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
         chance = torch.softmax(logits.float() / self.temperature, -1)
         mass, order = chance.double().cumsum(-1), None
         if self.top_p < 1:
             mass, order = self._nucleus(chance)
         point = torch.stack(
-            [torch.rand((), dtype=torch.float64, generator=self._generators[row]) for row in live]
+            [torch.rand((), dtype=torch.float64, generator=self._generators[row]) for row in rows]
         ).to(mass.device)
         rank = torch.searchsorted(mass, (point * mass[:, -1])[:, None], right=True)
         rank = rank.clamp(max=mass.shape[-1] - 1)
@@ -105,7 +132,7 @@ class _Draws:
         the forward pass on a processor.
         """
         vocabulary = chance.shape[-1]
-        for width in (min(NUCLEUS, vocabulary), vocabulary):
+        for width in (min(NUCLEUS // 8, vocabulary), min(NUCLEUS, vocabulary), vocabulary):
             top, order = chance.topk(width, dim=-1)
             top = top.double()
             mass = top.cumsum(-1)

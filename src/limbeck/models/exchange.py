@@ -6,13 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 from pydantic_core import from_json
 
-from limbeck.errors import InputError, LimbeckError, ServiceError, first_line
+from limbeck.errors import InputError, LimbeckError, ServiceError
 from limbeck.models.dialects.base import BrokenError, Reply
 from limbeck.models.routes import Route
 
@@ -84,33 +81,6 @@ def judge(route: Route, key: str, status: int, headers: Mapping[str, str], raw: 
     if status >= 500 or status in (408, 409, 425):
         return Result("strained", told)
     return Result("prompt", told, refused=bool(_FILTERED.search(told)))
-
-
-def broken_off(error: Exception, key: str) -> Result:
-    """What a connection that failed means; whether the question was billed shows nowhere."""
-    said = redact(first_line(error), key)
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return Result("strained", f"no connection: {said}")
-    if isinstance(error, TimeoutError):
-        return Result("strained", "no byte came for too long", paid=True)
-    return Result("strained", f"broken off: {said}", paid=True)
-
-
-def untrusted(route: Route, error: aiohttp.ClientConnectorCertificateError) -> ServiceError:
-    """What to say of a certificate that nobody vouches for."""
-    return ServiceError(
-        f"{route.name} shows a certificate that cannot be trusted: "
-        f"{first_line(error.certificate_error)}. Name its authority in SSL_CERT_FILE, or correct "
-        "the address."
-    )
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for this URL, if any."""
-    parts = urlsplit(url)
-    if proxy_bypass(parts.hostname or ""):
-        return None
-    return getproxies().get(parts.scheme)
 
 
 def redact(text: str, key: str) -> str:

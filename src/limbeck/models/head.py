@@ -23,18 +23,18 @@ class Head:
         self.body: Any = network.base_model
         self.project: Any = network.get_output_embeddings()
         self.vocabulary = min(vocabulary, int(self.project.weight.shape[0]))
-        self._cap = getattr(config, "final_logit_softcapping", None)
+        self.cap = getattr(config, "final_logit_softcapping", None)
         divided = getattr(config, "logits_scaling", None)
-        self._scale = 1 / divided if divided else getattr(config, "logit_scale", None)
+        self.scale = 1 / divided if divided else getattr(config, "logit_scale", None)
         self._check(network)
 
     def __call__(self, states: Tensor) -> Tensor:
         """Logits (N, V) from final hidden states (N, hidden)."""
         logits = self.project(states)[:, : self.vocabulary]
-        if self._scale is not None:
-            logits = logits * self._scale
-        if self._cap is not None:
-            logits = torch.tanh(logits / self._cap) * self._cap
+        if self.scale is not None:
+            logits = logits * self.scale
+        if self.cap is not None:
+            logits = torch.tanh(logits / self.cap) * self.cap
         return logits
 
     @torch.no_grad()

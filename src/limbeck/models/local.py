@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import InputError, ServiceError, first_line
-from limbeck.models.decode import Request, decode
+from limbeck.models.decode import Request, decode, prefilled
 from limbeck.models.head import Head
-from limbeck.models.outcomes import sparse_targets
+from limbeck.models.heap import keep_freed_memory
+from limbeck.models.outcomes import sampled_targets, tail_offsets
 from limbeck.models.protocol import QUIET, Asked, OnTokens
 from limbeck.models.tokenizer import ChatTokenizer
 from limbeck.models.weights import Weights, ordinary_folder
@@ -54,6 +55,8 @@ def load_network(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = 
     """
     from transformers import AutoModelForCausalLM
 
+    if device().type == "cpu":
+        keep_freed_memory()
     try:
         network: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -176,30 +179,46 @@ class LocalModel:
         )
 
     @torch.inference_mode()
-    def score(self, asked: Sequence[Asked], top_k: int, temperature: float) -> Iterator[Targets]:
-        """Top-k log-probabilities and tail mass for each token of each answer, in order.
+    def score(
+        self, asked: Sequence[Asked], top_k: int, temperature: float, tail_samples: int = 0
+    ) -> Iterator[Targets]:
+        """Top-k log-probabilities, tail mass and draws for each token of each answer, in order.
 
         Rows are padded on the right: under causal attention no answer token sees the padding.
+        Draws are decided by the answer's id, in whatever batch it is scored. Raises InputError
+        naming the prompt where the logits are not numbers.
         """
         for batch, states in self.answer_states(asked):
+            offsets = [tail_offsets(answer.id, len(answer.token_ids)) for _, answer in batch]
+            drawing = torch.from_numpy(np.concatenate(offsets)).to(states.device)
             parts = [
-                [t.cpu().numpy() for t in sparse_targets(self.head(rows), top_k, temperature)]
-                for rows in states.split(HEAD_ROWS)
+                sampled_targets(self.head(rows), top_k, temperature, tail_samples, offset)
+                for rows, offset in zip(
+                    states.split(HEAD_ROWS), drawing.split(HEAD_ROWS), strict=True
+                )
             ]
-            ids, logprobs, tail = (np.concatenate(column) for column in zip(*parts, strict=True))
+            columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
             start = 0
-            for _, answer in batch:
+            for prompt, answer in batch:
                 stop = start + len(answer.token_ids)
+                ids, logprobs, tail, tail_ids, entropy = (c[start:stop] for c in columns)
+                start = stop
+                if np.isnan(logprobs).any():
+                    raise InputError(
+                        f"{prompt.source}: {self.name} gives logits that are not numbers. Its "
+                        'weights are damaged, or overflow: try train.precision = "float32".'
+                    )
                 yield Targets(
                     answer_id=answer.id,
                     token_ids=np.array(answer.token_ids, np.int64),
-                    top_ids=ids[start:stop],
-                    logprobs=logprobs[start:stop],
-                    tail=tail[start:stop],
+                    top_ids=ids,
+                    logprobs=logprobs,
+                    tail=tail,
+                    tail_ids=tail_ids,
+                    tail_entropy=entropy,
                     temperature=temperature,
                     tokenizer_hash=self.tokenizer.hash,
                 )
-                start = stop
 
     def log_probabilities(self, states: Tensor) -> Tensor:
         """Log-probabilities (N, V) in float32 from final states (N, hidden)."""
@@ -224,12 +243,15 @@ class LocalModel:
             start = stop
 
     def _states(self, rows: list[tuple[list[int], list[int]]]) -> Tensor:
-        width = max(len(p) + len(a) for p, a in rows)
+        here = device()
+        cache, shared = prefilled(self.network, [prompt[:-1] for prompt, _ in rows])
+        width = max(len(p) + len(a) for p, a in rows) - shared
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         wanted = torch.zeros(len(rows), width, dtype=torch.bool)
         for row, (prompt, answer) in enumerate(rows):
-            ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-            wanted[row, len(prompt) - 1 : len(prompt) + len(answer) - 1] = True
-        here = device()
-        states = self.head.body(input_ids=ids.to(here), use_cache=False).last_hidden_state
+            first = len(prompt) - shared
+            ids[row, : first + len(answer)] = torch.tensor(prompt[shared:] + answer)
+            wanted[row, first - 1 : first + len(answer) - 1] = True
+        past = {"past_key_values": cache, "use_cache": True} if shared else {"use_cache": False}
+        states = self.head.body(input_ids=ids.to(here), **past).last_hidden_state
         return states[wanted.to(here)]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from limbeck.errors import ServiceError
-from limbeck.models.told import limits_told, retry_after
+from limbeck.models.headers import limits_told, retry_after
 from limbeck.progress import duration
 from limbeck.records import Usage
 

@@ -41,6 +41,12 @@ class Model(Protocol):
         """
         ...
 
-    def score(self, asked: Sequence[Asked], top_k: int, temperature: float) -> Iterator[Targets]:
-        """The model's distribution over each token of each answer, in the order given."""
+    def score(
+        self, asked: Sequence[Asked], top_k: int, temperature: float, tail_samples: int = 0
+    ) -> Iterator[Targets]:
+        """The model's distribution over each token of each answer, in the order given.
+
+        `top_k` log-probabilities a token are kept, and `tail_samples` tokens drawn from the others,
+        the same ones whenever this answer is scored.
+        """
         ...

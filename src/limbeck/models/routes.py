@@ -73,7 +73,7 @@ class Route:
 
     @property
     def teacher(self) -> str:
-        """The teacher as a recorded permission names it: provider:model, or the model alone."""
+        """What people call the teacher: provider:model, or at a URL the model alone."""
         return self.model if self.provider == SERVER else f"{self.provider}:{self.model}"
 
     @property

@@ -13,12 +13,13 @@ from typing import Any
 import aiohttp
 from pydantic_core import to_json
 
-from limbeck.errors import InputError, LimbeckError, ServiceError
+from limbeck.errors import InputError, LimbeckError, ServiceError, first_line
 from limbeck.models.budget import Purse, bound
-from limbeck.models.exchange import Result, broken_off, judge, proxy_for, untrusted
+from limbeck.models.exchange import Result, judge, redact
 from limbeck.models.pace import Pace, Ticket
 from limbeck.models.protocol import QUIET, Asked, OnTokens
 from limbeck.models.routes import Route
+from limbeck.models.wire import event_loop, proxy_for
 from limbeck.progress import duration, say
 from limbeck.records import Answer, Outcome, Prompt, Sampling, Targets, Usage
 
@@ -64,7 +65,7 @@ class ServedModel:
         purse, a service that is worn out) is raised after the last answer in flight has come.
         """
         desk = _Desk(self, iter(prompts), sampling, on_tokens)
-        with asyncio.Runner(loop_factory=_event_loop()) as runner:
+        with asyncio.Runner(loop_factory=event_loop()) as runner:
             try:
                 runner.run(desk.open())
                 while answers := runner.run(desk.gather()):
@@ -74,7 +75,9 @@ class ServedModel:
             finally:
                 runner.run(desk.close())
 
-    def score(self, asked: Sequence[Asked], top_k: int, temperature: float) -> Iterator[Targets]:
+    def score(
+        self, asked: Sequence[Asked], top_k: int, temperature: float, tail_samples: int = 0
+    ) -> Iterator[Targets]:
         """A service's distributions over its answers are not to be had."""
         raise InputError(f"{self.name} is behind a service and cannot score answers")
 
@@ -258,9 +261,13 @@ class _Desk:
         except aiohttp.ClientConnectorCertificateError as error:
             self.purse.settle(job.most, None)
             self.pace.back()
-            raise untrusted(self.route, error) from None
+            raise ServiceError(
+                f"{self.route.name} shows a certificate that cannot be trusted: "
+                f"{first_line(error.certificate_error)}. Name its authority in SSL_CERT_FILE, or "
+                "correct the address."
+            ) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            result = broken_off(error, self.key)
+            result = _broken_off(error, self.key)
         except LimbeckError:
             self.purse.settle(job.most, None)
             self.pace.back()
@@ -376,10 +383,11 @@ class _Desk:
             future.set_result(None)
 
 
-def _event_loop() -> Any:
-    """The loop of uvloop where that is installed, at half the time a question."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        return None
-    return new_event_loop
+def _broken_off(error: Exception, key: str) -> Result:
+    """What a connection that failed means; whether it was billed shows nowhere."""
+    name = type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return Result("strained", f"no connection: {redact(first_line(error), key)}")
+    if isinstance(error, TimeoutError):
+        return Result("strained", f"no byte for {duration(SILENCE)}", paid=True)
+    return Result("strained", f"broken off: {redact(first_line(error), key) or name}", paid=True)

@@ -17,7 +17,10 @@ from limbeck.files import sha256_file, whole_folder
 from limbeck.progress import say
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md", "LICENSE*")
+HUB_FILES = (
+    "*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md",
+    "LICEN[CS]E*", "NOTICE*", "USE_POLICY*",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

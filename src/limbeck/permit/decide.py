@@ -1,335 +1,328 @@
-"""From a teacher's licence and a purpose to a Permission, before the first answer is asked for."""
+"""From the routes of every model that shaped the rows to one Permission; the strictest wins."""
 
 from __future__ import annotations
 
-import re
-import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import date, datetime
-from functools import cache, cached_property
-from hashlib import sha256
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, get_args
+from datetime import date
+from typing import Final, TypeAlias
 
-import tomli_w
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from limbeck.errors import InputError
+from limbeck.permit.recorded import Recorded
+from limbeck.permit.register import PURPOSES, Entry, Kind, Register, register
+from limbeck.records import Decision, Distribution, Permission, Purpose, Reason, identity
 
-from limbeck.errors import GateError, InputError
-from limbeck.records import Decision, Permission, Purpose, identity
-
-PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
-
-_ROUTE = "weights:"
-_NOT_STATED = "no-licence-stated"
-_SEPARATORS = re.compile(r"[\s,_\u2010-\u2015-]+")
-_FILLER = frozenset({"", "the", "license", "licence", "version", "agreement"})
-_LEAD: dict[Decision, str] = {
-    "allow": "permitted",
-    "conditional": "permitted only on conditions",
-    "deny": "not permitted",
-    "unknown": "not known to be permitted",
+STRICTNESS: Final[tuple[Decision, ...]] = ("allow", "conditional", "unknown", "deny")
+RECORDED: Final = "recorded permission"
+_GIVEN_OUT: Final[dict[Distribution, str]] = {
+    "none": "to stay in the house",
+    "weights": "to be given out as weights",
+    "service": "to be used by others over a network",
 }
-
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-
-
-def _calendar_day(value: object) -> object:
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return value
-    if isinstance(value, str):
-        return date.fromisoformat(value.strip())
-    raise ValueError("must be a date, as 2027-06-30")
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Entry(_Table):
-    """What one licence of open weights says about training on what the weights produce."""
-
-    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.+-]+$")] = Field(
-        description="hub tag, or SPDX id in lower case"
-    )
-    name: Text = Field(description="how people write it")
-    also: tuple[Text, ...] = Field(default=(), description="other spellings")
-    decision: Decision
-    purposes: Annotated[tuple[Purpose, ...], Field(min_length=1)] = Field(
-        default=PURPOSES, description="what `decision` holds for; elsewhere it is deny"
-    )
-    duties: tuple[Text, ...]
-    clause: Text = Field(description="in our own words")
-    source: Annotated[str, StringConstraints(pattern=r"^https://\S+\.\S+$")]
-    date_read: Annotated[str, StringConstraints(pattern=r"^\d{4}-(0[1-9]|1[0-2])(-\d\d)?$")]
-
-    @property
-    def spellings(self) -> tuple[str, ...]:
-        """Everything that the licence is called here."""
-        return (self.id, self.name, *self.also)
-
-
-class Register(_Table):
-    """Every licence that we have read, each findable under one spelling or more."""
-
-    licence: tuple[Entry, ...]
-
-    @model_validator(mode="after")
-    def _one_meaning_a_spelling(self) -> Register:
-        if len({entry.id for entry in self.licence}) < len(self.licence):
-            raise ValueError("an id stands twice")
-        for entry in self.licence:
-            for spelling in entry.spellings:
-                other = self._by_key[_key(spelling)]
-                if other is not entry:
-                    raise ValueError(f"{spelling!r} stands for both {entry.id!r} and {other.id!r}")
-        return self
-
-    @cached_property
-    def _by_key(self) -> dict[str, Entry]:
-        return {_key(said): entry for entry in self.licence for said in entry.spellings}
-
-    def find(self, licence: str | None) -> Entry | None:
-        """The entry for a licence however it is spelt, or None where we have not read it."""
-        return self._by_key.get(_key(licence or ""))
-
-
-class Recorded(_Table):
-    """Somebody's word, kept in a file, that a teacher may be learnt from."""
-
-    teacher: Text
-    allowed_by: Text
-    until: Annotated[date, BeforeValidator(_calendar_day)]
-    purpose: Purpose
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Licence:
-    """What the weights say of themselves.
+class Route:
+    """How one model that shaped the rows was reached.
 
     Attributes:
-        id: Hub tag, SPDX id or the licence's name, in any case; None where nothing is said.
-        source: Where that was read, as "GGUF key general.license of X.gguf"; "" if nowhere.
+        kind: weights (run by oneself), api, consumer (an app for people), resale (a cloud or
+            router that passes on others' models).
+        provider: Whom one deals with, as openai, chatgpt or openrouter; "" for weights.
+        model: Its name there; of weights, the hub id or the file's name.
+        licence: Of weights: hub tag, SPDX id or the licence's name in any case, as the weights
+            say it; None where they say nothing.
+        found: Where that was read, as "general.license in X.gguf"; "" if nowhere.
+        role: What the model did for the rows: teacher, user (simulated), paraphraser, judge (one
+            that selects).
     """
 
-    id: str | None
-    source: str
+    kind: Kind
+    provider: str
+    model: str
+    licence: str | None = None
+    found: str = ""
+    role: str = "teacher"
+
+    @property
+    def name(self) -> str:
+        """The model as a recorded permission has to name it."""
+        return f"{self.provider}:{self.model}".removeprefix(":").strip()
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the student is for; None where nobody has said."""
+
+    purpose: Purpose
+    competes: bool | None = None
+    distribution: Distribution | None = None
 
 
 def decide(
-    teacher: str,
-    licence: Licence,
+    routes: Sequence[Route],
     purpose: Purpose,
-    recorded: Path | None = None,
+    *,
+    competes: bool | None = None,
+    distribution: Distribution | None = None,
+    recorded: Recorded | None = None,
     today: date | None = None,
+    texts: Register | None = None,
 ) -> Permission:
-    """Say whether `teacher`, run from its own weights, may be learnt from for `purpose`.
+    """Say whether a student may learn from rows that these models shaped.
+
+    A pure function of its arguments: no network, no clock where `today` is given. The strictest
+    text wins (deny, unknown, conditional, allow), and the chain of reasons is kept.
 
     Args:
-        teacher: The teacher's name, which a recorded permission must repeat.
-        licence: What its weights say of themselves.
+        routes: Of every model that shaped the rows: teacher, simulated users, paraphrasers, and
+            judges that select.
         purpose: What the student is for.
-        recorded: A permission on file (TOML: teacher, allowed_by, until, purpose, and note if
-            wanted), which turns any decision into allow and keeps the duties.
-        today: The day on which the recorded permission must hold; default: the machine's.
+        competes: Whether it competes with a provider; None where nobody has said, which makes
+            terms that turn on it conditional.
+        distribution: How it is given out; None likewise.
+        recorded: A permission on file, which turns the decision on the models that it names into
+            allow and keeps their duties.
+        today: The day on which texts must be fresh and the record must hold; default: the
+            machine's.
+        texts: The register; default: the one that Limbeck ships.
 
     Raises:
-        InputError: For a recorded permission that is unreadable, malformed, expired, or about
-            another teacher or purpose; for a purpose that is none.
+        InputError: For a recorded permission that has expired, or is about another teacher or
+            purpose; for a purpose that is none.
     """
     if purpose not in PURPOSES:
         raise InputError(f"purpose {purpose!r} is none of: {', '.join(PURPOSES)}")
-    permission = _by_register(teacher, licence, purpose)
-    if recorded is not None:
-        permission = _by_word(permission, recorded, teacher, purpose, today or date.today())
-    facts = ("permission", teacher, asdict(licence), purpose, asdict(permission))
-    return replace(permission, id=identity(*facts))
+    if not routes:
+        raise InputError("no model to decide about: the rows need a teacher at least")
+    day, facts = today or date.today(), _Facts(purpose, competes, distribution)
+    texts = texts or register()
+    known = tuple(dict.fromkeys(routes))
+    words = _words(recorded, known, purpose, day) if recorded else {}
+    reasons: list[Reason] = []
+    labels: list[str] = []
+    missing: list[str] = []
+    for route in known:
+        judged = [_judged(route, text, facts, day) for text in _speaking(route, texts)]
+        labels.append(_label(route, [reason for reason, _ in judged]))
+        reasons += [reason for reason, _ in judged]
+        if route in words:
+            reasons.append(words[route])
+        else:
+            missing += [question for _, questions in judged for question in questions]
+    permission = _summed(reasons, labels, missing, purpose)
+    told = [asdict(route) for route in known]
+    return replace(permission, id=identity("permission", told, asdict(permission)))
 
 
-def gate(permission: Permission) -> None:
-    """Let an allowed permission through.
+def by_model(reasons: Sequence[Reason]) -> dict[tuple[str, str], tuple[Decision, list[Reason]]]:
+    """The reasons for each model, by kind and name, and what they come to.
 
-    Raises:
-        GateError: For any other, saying why and how to record a permission.
+    The strictest text decides, unless somebody's word stands against it.
     """
-    if permission.decision == "allow":
-        return
-    teacher, licence = _parts(permission.route)
-    purpose = _purpose(permission)
-    raise GateError(
-        f"The teacher {teacher} stops here, before its first answer is asked for: "
-        "every answer would carry its terms into the student.\n"
-        f"  licence:  {_name(licence)}{_bracketed(permission.source)}\n"
-        f"  decision: {permission.decision}\n"
-        f"  terms:    {permission.clause}\n"
-        f"  duties:   {_list(permission.duties)}\n"
-        "Read the terms. If they, or their owner, allow what you plan, write permission.toml "
-        "beside the recipe with these four lines:\n"
-        f"  {_toml(teacher=teacher)}\n"
-        '  allowed_by = "WHO ALLOWS IT, AND WHERE THAT STANDS"\n'
-        "  until = YYYY-MM-DD\n"
-        f"  {_toml(purpose=purpose)}\n"
-        "and name it in the recipe:\n"
-        "  [permit]\n"
-        '  permission = "permission.toml"\n'
-        "Not legal advice."
-    )
+    chains: dict[tuple[str, str], list[Reason]] = {}
+    for reason in reasons:
+        chains.setdefault((reason.kind, reason.model), []).append(reason)
+    return {model: (_outcome(chain), chain) for model, chain in chains.items()}
 
 
-def line(permission: Permission) -> str:
-    """The one line that tells a user what was decided, on what ground and under which duties."""
-    teacher, licence = _parts(permission.route)
-    return _plain(
-        f"{_LEAD[permission.decision]}: {teacher} by its weights, {_name(licence)}"
-        f"{_bracketed(permission.source)}; duties: {_list(permission.duties)}. Not legal advice."
-    )
+def plain(text: str) -> str:
+    """`text` on one line, fit for a terminal: weights may carry any bytes in their metadata."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-@cache
-def register() -> Register:
-    """The register that Limbeck ships, read once."""
-    text = resources.files("limbeck.permit").joinpath("register.toml").read_text(encoding="utf-8")
-    return parse_register(tomllib.loads(text), "register.toml")
+def _outcome(chain: Sequence[Reason]) -> Decision:
+    worded = any(reason.entry == RECORDED for reason in chain)
+    return "allow" if worded else _strictest([reason.decision for reason in chain])
 
 
-def parse_register(table: dict[str, Any], name: str = "register") -> Register:
-    """Check a register's table against its shape; `name` is how errors call it.
-
-    Raises:
-        InputError: Naming each entry and key that is wrong, a missing source among them.
-    """
-    try:
-        return Register.model_validate(table)
-    except ValidationError as error:
-        raise InputError(f"{name}: {_complaints(error, Register)}") from None
+def _strictest(decisions: Sequence[Decision]) -> Decision:
+    return max(decisions, key=STRICTNESS.index)
 
 
-def _by_register(teacher: str, licence: Licence, purpose: Purpose) -> Permission:
-    stated = _plain(licence.id or "")
-    entry = register().find(stated)
-    found = _plain(licence.source)
+_Text: TypeAlias = tuple[Entry | None, str]
+"""A text of the register, None where it was not read, and where it is said to be the one."""
+
+
+def _speaking(route: Route, texts: Register) -> list[_Text]:
+    """The texts that speak of a route."""
+    if route.kind in ("api", "consumer"):
+        return [(texts.terms(route.provider, route.model), "")]
+    by_name = _of_family(route.model, texts)
+    if route.kind == "resale":
+        vendor, _, name = route.model.partition("/")
+        behind = by_name or (texts.terms(vendor, name), "")
+        return [(texts.terms(route.provider, route.model), ""), behind]
+    stated = texts.licence(route.licence)
+    if by_name and (not plain(route.licence or "") or (stated and stated.silent)):
+        return [by_name]
+    both = [(stated, plain(route.found)), *([by_name] if by_name else [])]
+    return both[:1] if by_name and by_name[0] is stated else both
+
+
+def _of_family(model: str, texts: Register) -> _Text | None:
+    """The licence of weights that are known by their hub id; a bare name may be anybody's."""
+    family = texts.family_of(model) if "/" in model else None
+    entry = texts.licence(family.licence) if family else None
+    return (entry, f"its hub id; {family.source}") if family else None
+
+
+def _judged(route: Route, text: _Text, facts: _Facts, day: date) -> tuple[Reason, list[str]]:
+    """What a text says of a route, and the facts that would settle it."""
+    entry, stated_in = text
     if entry is None:
-        label = "-".join(stated.split())[:80] or _NOT_STATED
-        why = (
-            f"Limbeck's register has not read a licence called {stated[:80]!r}."
-            if stated
-            else "The weights state no licence, and without one nothing is granted."
+        return _nothing_read(route), []
+    decision, said, missing = _by_facts(entry, facts)
+    fit = [purpose for purpose in PURPOSES if entry.decision[purpose] != "deny"]
+    if fit and facts.purpose not in fit:
+        said.append(f"It is for {' or '.join(fit)} only.")
+    if entry.secondary:
+        said.append("Only others' accounts of the text were found.")
+    if day >= entry.stale_on:
+        decision, missing = _strictest([decision, "unknown"]), []
+        said.append(
+            f"Stale since {entry.stale_on}: the text may have changed after it was read "
+            f"({entry.date_read}); read it again."
         )
-        clause = f"{why} Purpose: {purpose}."
-        return Permission(f"{_ROUTE}{teacher} under {label}", "unknown", (), clause, found, "")
-    inside = purpose in entry.purposes
-    limit = "" if inside else f" It is for {' or '.join(entry.purposes)} only."
-    return Permission(
-        route=f"{_ROUTE}{teacher} under {entry.id}",
-        decision=entry.decision if inside else "deny",
+    reason = Reason(
+        model=route.name,
+        role=route.role,
+        kind=route.kind,
+        entry=entry.id,
+        title=entry.name,
+        decision=decision,
+        clause=" ".join([entry.clause, *said]),
         duties=entry.duties,
-        clause=f"{entry.clause}{limit} Purpose: {purpose}.",
-        source="; ".join(filter(None, (found, entry.source))),
+        stated_in=stated_in,
+        source=entry.source,
+        read_as=entry.read_as or "",
         date_read=entry.date_read,
+        sha256=entry.sha256 or "",
     )
+    return reason, missing
 
 
-def _by_word(
-    permission: Permission, path: Path, teacher: str, purpose: Purpose, today: date
-) -> Permission:
-    """The permission after a recorded one, whose bytes are hashed as they are read."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read as a recorded permission: {error}") from None
-    word = _parse_recorded(data, path)
-    for what, theirs, ours in (
-        ("teacher", word.teacher, teacher.strip()),
-        ("purpose", word.purpose, purpose),
-    ):
-        if theirs != ours:
-            raise InputError(f"{path} permits the {what} {theirs!r}, and this is {ours!r}")
+def _by_facts(entry: Entry, facts: _Facts) -> tuple[Decision, list[str], list[str]]:
+    """What an entry comes to, the facts that it took into account and those that it lacks."""
+    decision = entry.decision[facts.purpose]
+    said: list[str] = []
+    missing: list[str] = []
+    given: list[Decision] = []
+    if decision == "deny":
+        return decision, said, missing
+    if entry.competes and facts.competes is not None:
+        given.append(entry.competes["yes" if facts.competes else "no"])
+        said.append(f"The student is said {'' if facts.competes else 'not '}to compete.")
+    elif "allow" in entry.competes.values():
+        missing.append(
+            f"permit.competes = true or false: would the student compete with {entry.rival}?"
+        )
+    if entry.distribution and facts.distribution is not None:
+        given.append(entry.distribution[facts.distribution])
+        said.append(f"The student is said {_GIVEN_OUT[facts.distribution]}.")
+    elif "allow" in entry.distribution.values():
+        missing.append(
+            'permit.distribution = "none", "weights" or "service": does the student stay in the '
+            "house, are its weights given out, or do others use it over a network?"
+        )
+    if "deny" in given:
+        return "deny", said, []
+    return (decision if missing or not given else _strictest(given)), said, missing
+
+
+def _nothing_read(route: Route) -> Reason:
+    """The reason for a route that no text was read about."""
+    stated = plain(route.licence or "")
+    title = stated[:80] or "no licence stated"
+    if route.kind == "resale":
+        title = plain(route.model)
+        clause = f"Limbeck's register has read neither terms nor a licence of {title}."
+    elif route.kind != "weights":
+        title = plain(route.provider)
+        clause = f"Limbeck's register has read no terms of {title} for {plain(route.model)}."
+    elif stated:
+        clause = f"Limbeck's register has not read a licence called {title!r}."
+    elif "/" in route.model:
+        clause = (
+            f"No licence of {plain(route.model)} is known, neither from the weights, as far as "
+            "they were read, nor to Limbeck's register, and without one nothing is granted."
+        )
+    else:
+        clause = "The weights state no licence, and without one nothing is granted."
+    return Reason(
+        route.name, route.role, route.kind, "", title, "unknown", clause,
+        stated_in=plain(route.found),
+    )  # fmt: skip
+
+
+def _label(route: Route, reasons: Sequence[Reason]) -> str:
+    texts = dict.fromkeys(reason.entry or "-".join(reason.title.split()) for reason in reasons)
+    return f"{route.kind}:{route.name} under {'+'.join(texts)}"
+
+
+def _words(
+    recorded: Recorded, routes: Sequence[Route], purpose: Purpose, today: date
+) -> dict[Route, Reason]:
+    """The recorded permission as a reason, for each route that it names."""
+    word, path = recorded.word, recorded.path
+    named = {route.name: route for route in routes}
+    if strange := [teacher for teacher in word.teacher if teacher not in named]:
+        raise InputError(
+            f"{path} permits the teacher {strange[0]!r}, and this is "
+            f"{' and '.join(map(repr, named))}"
+        )
+    if word.purpose != purpose:
+        raise InputError(f"{path} permits the purpose {word.purpose!r}, and this is {purpose!r}")
     if word.until < today:
         raise InputError(
             f"{path} ran out on {word.until}, and today is {today}: have it renewed, "
             "or take permission out of [permit]"
         )
-    by = f"allowed by {_plain(word.allowed_by)} until {word.until}"
-    note = f" Note: {_plain(word.note).rstrip('.')}." if word.note.strip() else ""
-    return replace(
-        permission,
-        decision="allow",
-        clause=f"{permission.clause} Recorded: {by}, in {path.name}, "
-        f"SHA-256 {sha256(data).hexdigest()}.{note}",
-        source="; ".join(filter(None, (permission.source, by))),
+    note = f" Note: {plain(word.note).rstrip('.')}." if word.note.strip() else ""
+    by = f"allowed by {plain(word.allowed_by)} until {word.until}"
+    return {
+        route: Reason(
+            model=route.name,
+            role=route.role,
+            kind=route.kind,
+            entry=RECORDED,
+            title=RECORDED,
+            decision="allow",
+            clause=f"Recorded: {by}, in {path.name}, SHA-256 {recorded.sha256}.{note}",
+            source=by,
+            sha256=recorded.sha256,
+        )
+        for route in routes
+        if route.name in word.teacher
+    }
+
+
+def _summed(
+    reasons: Sequence[Reason], labels: Sequence[str], missing: Sequence[str], purpose: Purpose
+) -> Permission:
+    """One permission from the whole chain: the strictest model decides, and all duties add up."""
+    models = by_model(reasons)
+    decision = _strictest([outcome for outcome, _ in models.values()])
+    deciding = [
+        reason
+        for outcome, chain in models.values()
+        for reason in chain
+        if outcome == decision and decision in ("allow", reason.decision)
+    ]
+    texts = [reason for reason in deciding if reason.entry != RECORDED]
+    words = [reason for reason in deciding if reason.entry == RECORDED]
+    told = [f"{r.model}: {r.clause}" if len(models) > 1 else r.clause for r in texts]
+    clause = " ".join([*told, f"Purpose: {purpose}.", *dict.fromkeys(r.clause for r in words)])
+    sources = [f"{r.title}: {r.source}" if len(texts) > 1 else r.source for r in texts if r.source]
+    sources = [*(r.stated_in for r in texts if r.stated_in), *sources, *(r.source for r in words)]
+    return Permission(
+        route=" + ".join(labels),
+        decision=decision,
+        duties=tuple(dict.fromkeys(duty for reason in reasons for duty in reason.duties)),
+        clause=clause,
+        source="; ".join(dict.fromkeys(sources)),
+        date_read=min((r.date_read for r in texts if r.date_read), default=""),
+        reasons=tuple(reasons),
+        missing=tuple(dict.fromkeys(missing)) if decision != "deny" else (),
+        purpose=purpose,
     )
-
-
-def _parse_recorded(data: bytes, path: Path) -> Recorded:
-    try:
-        return Recorded.model_validate(tomllib.loads(data.decode("utf-8")))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path} is not valid TOML: {error}") from None
-    except ValidationError as error:
-        raise InputError(f"{path}: {_complaints(error, Recorded)}") from None
-
-
-def _complaints(error: ValidationError, model: type[BaseModel]) -> str:
-    said: list[str] = []
-    for one in error.errors():
-        where = ".".join(map(str, one["loc"]))
-        if one["type"] == "extra_forbidden":
-            known = model if len(one["loc"]) == 1 else Entry
-            said.append(f"unknown key {where!r}; known here: {', '.join(known.model_fields)}")
-        elif one["type"] == "missing":
-            said.append(f"{where!r} is missing")
-        else:
-            what = one["msg"].removeprefix("Value error, ")
-            said.append(f"{where!r}: {what}" if where else what)
-    return "; ".join(said)
-
-
-def _key(spelling: str) -> str:
-    """What is left of a licence's name without case, separators and words that tell nothing."""
-    words = _SEPARATORS.split(spelling.casefold())
-    words = [re.sub(r"^v(?=\d)", "", word) for word in words if word not in _FILLER]
-    return "".join(words)
-
-
-def _plain(text: str) -> str:
-    """`text` on one line, fit for a terminal: weights may carry any bytes in their metadata."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _parts(route: str) -> tuple[str, str]:
-    """Teacher and licence of a route; the licence holds no space, so the last " under " parts."""
-    match = re.fullmatch(r"(?:weights:)?(.*?)(?: under (\S+))?", route, re.DOTALL)
-    return (match[1], match[2] or _NOT_STATED) if match else (route, _NOT_STATED)
-
-
-def _purpose(permission: Permission) -> str:
-    said = permission.clause.rpartition("Purpose: ")[2].rstrip(".")
-    return said if said in PURPOSES else " | ".join(PURPOSES)
-
-
-def _name(licence: str) -> str:
-    if licence == _NOT_STATED:
-        return "no licence stated"
-    entry = register().find(licence)
-    return entry.name if entry else licence
-
-
-def _bracketed(source: str) -> str:
-    return f" ({source})" if source else ""
-
-
-def _list(duties: tuple[str, ...]) -> str:
-    return "; ".join(duties) or "none"
-
-
-def _toml(**pair: str) -> str:
-    return tomli_w.dumps(pair).strip()

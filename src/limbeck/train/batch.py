@@ -1,6 +1,6 @@
 """Examples to packed batches: several in a row, none seeing another.
 
-Shapes: R rows, L tokens a row, N learnt tokens in all, K teacher tokens each.
+Shapes: R rows, L tokens a row, N learnt tokens in all, K teacher tokens and S drawn ones each.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.collect.packing import together
 from limbeck.errors import InputError
 from limbeck.records import Example
 
@@ -23,9 +24,10 @@ class Batch:
 
     `token_ids`, `positions` int64 (R, L); `visible` bool (R, 1, L, L), true where a token may look;
     `predicts` int64 (N,), flat indices of the states that predict the learnt tokens; `labels`
-    int64 (N,), those tokens; `top_ids` int64 (N, K), `logprobs` float32 (N, K) and `tail` float32
-    (N,) the teacher's distribution there, None where examples carry no targets; `owners` int64
-    (N,), which example of the batch each learnt token belongs to.
+    int64 (N,), those tokens; `owners` int64 (N,), which example of the batch each learnt token
+    belongs to; `top_ids` int64 (N, K), `logprobs` float32 (N, K), `tail` float32 (N,), `tail_ids`
+    int64 (N, S) and `tail_entropy` float32 (N,), the teacher's distribution there as in `Targets`:
+    None where examples carry no targets, and the last two where nothing was drawn.
     """
 
     token_ids: Tensor
@@ -37,6 +39,8 @@ class Batch:
     top_ids: Tensor | None
     logprobs: Tensor | None
     tail: Tensor | None
+    tail_ids: Tensor | None
+    tail_entropy: Tensor | None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -79,7 +83,6 @@ def pack(examples: Sequence[Example], row_tokens: int) -> Batch:
     visible = (segment[:, :, None] == segment[:, None, :]) & causal
     labels = [examples[i].token_ids[1:][examples[i].loss_mask[1:]] for i in order]
     owners = [np.full(len(found), i) for i, found in zip(order, labels, strict=True)]
-    top_ids, logprobs, tail = _targets([examples[i] for i in order])
     return Batch(
         token_ids=torch.from_numpy(token_ids),
         positions=torch.from_numpy(positions),
@@ -87,9 +90,7 @@ def pack(examples: Sequence[Example], row_tokens: int) -> Batch:
         predicts=torch.from_numpy(np.concatenate(predicts)),
         labels=torch.from_numpy(np.concatenate(labels)),
         owners=torch.from_numpy(np.concatenate(owners)),
-        top_ids=top_ids,
-        logprobs=logprobs,
-        tail=tail,
+        **_targets([examples[i] for i in order]),
     )
 
 
@@ -126,17 +127,16 @@ def check_packing(body: Any, examples: Sequence[Example]) -> None:
         )
 
 
-def _targets(
-    examples: Sequence[Example],
-) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
-    found = [e.targets for e in examples if e.targets is not None]
-    if not found:
-        return None, None, None
-    return (
-        torch.from_numpy(np.concatenate([t.top_ids for t in found])),
-        torch.from_numpy(np.concatenate([t.logprobs for t in found])),
-        torch.from_numpy(np.concatenate([t.tail for t in found])),
-    )
+def _targets(examples: Sequence[Example]) -> dict[str, Tensor | None]:
+    """The teacher's distribution, by the names of `Batch`."""
+    arrays: dict[str, Tensor | None] = {}
+    if found := [e.targets for e in examples if e.targets is not None]:
+        arrays |= {name: torch.from_numpy(array) for name, array in together(found).items()}
+    drawn = arrays.get("tail_ids")
+    if drawn is not None and not drawn.shape[1]:
+        arrays |= {"tail_ids": None, "tail_entropy": None}
+    names = ("top_ids", "logprobs", "tail", "tail_ids", "tail_entropy")
+    return {name: arrays.get(name) for name in names}
 
 
 def _first_fit(lengths: Sequence[int], room: int) -> list[list[int]]:

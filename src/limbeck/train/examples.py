@@ -9,13 +9,13 @@ import numpy as np
 from limbeck.errors import InputError
 from limbeck.models.protocol import Asked
 from limbeck.models.tokenizer import ChatTokenizer
-from limbeck.records import Example, Targets
+from limbeck.records import Example, PackedTargets, Targets
 
 
 def render(
     asked: Sequence[Asked],
     tokenizer: ChatTokenizer,
-    targets: Mapping[str, Targets] | None = None,
+    targets: Mapping[str, Targets | PackedTargets] | None = None,
 ) -> list[Example]:
     """Prompt and answer tokens end to end, of which the answer's and its closing one are learnt.
 

@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from limbeck.errors import InputError, ServiceError
 from limbeck.files import full_disk_named
-from limbeck.models.head import Head
-from limbeck.models.local import compute_dtype, device, load_network
-from limbeck.models.tokenizer import ChatTokenizer
-from limbeck.progress import Meter, stage_bar
-from limbeck.recipe import TrainSection
-from limbeck.records import Example, identity
+from limbeck.progress import say, stage_bar
 from limbeck.train import checkpoint
-from limbeck.train.batch import Batch, check_packing, pack, steps, steps_per_epoch
-from limbeck.train.losses import cross_entropy, divergence
-from limbeck.train.masters import Masters
-
-Learns: TypeAlias = Literal["student", "control"]
-HELD_OUT_EXAMPLES = 12
-HELD_OUT_TIMES = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """What one student learns from, and by which rules.
-
-    The `student` learns the teacher's distribution by `section.divergence`; the `control` learns
-    the same text by cross-entropy alone.
-    """
-
-    role: Learns
-    start: Path
-    examples: Sequence[Example]
-    held_out: Sequence[Example]
-    section: TrainSection
-    seed: int
-    steps: int
-
-    @property
-    def plan(self) -> str:
-        """The hash of what decides the course of training, kept with each checkpoint."""
-        settings = self.section.model_dump(exclude={"checkpoint_seconds", "minutes", "epochs"})
-        ids = [e.answer_id for e in self.examples]
-        return identity("plan", self.role, self.steps, self.seed, settings, ids)
+from limbeck.train.batch import steps_per_epoch
+from limbeck.train.learner import Learner, Lesson
 
 
 def train(lesson: Lesson, folder: Path, metrics: Path, dtype: torch.dtype) -> checkpoint.Progress:
@@ -74,6 +35,8 @@ def train(lesson: Lesson, folder: Path, metrics: Path, dtype: torch.dtype) -> ch
         learner.progress, tensors = found
         learner.masters.restore(tensors)
         del tensors
+    else:
+        say(f"self-check  loss agrees with the float64 oracle to {learner.self_check():.0e}")
     label = "train" if lesson.role == "student" else "control"
     with (
         stage_bar(label, lesson.steps, "steps", learner.progress.step) as meter,
@@ -97,156 +60,20 @@ def train(lesson: Lesson, folder: Path, metrics: Path, dtype: torch.dtype) -> ch
     return learner.progress
 
 
-class Learner:
-    """A network with its masters, somewhere in its lesson."""
-
-    def __init__(self, lesson: Lesson) -> None:
-        self.lesson, self.section = lesson, lesson.section
-        dtype = compute_dtype(self.section.precision)
-        self.network: Any = load_network(lesson.start, torch.float32)
-        check_packing(self.network.base_model, lesson.examples)
-        self.network.train()
-        self.network.config.use_cache = False
-        self.masters = Masters(self.network, self.section, dtype)
-        tokenizer = ChatTokenizer(lesson.start)
-        self.head = Head(self.network, len(tokenizer.inner))
-        self.tokenizer = tokenizer
-        self.progress = checkpoint.Progress(lesson.plan)
-        self._lengths = [len(e.token_ids) for e in lesson.examples]
-
-    def steps(self) -> Iterator[list[list[int]]]:
-        """The optimizer steps still to take, each a list of micro-batches of example numbers."""
-        section = self.section
-        order = steps(self._lengths, section.batch_tokens, section.micro_tokens, self.lesson.seed)
-        return itertools.islice(order, self.progress.step, self.lesson.steps)
-
-    def learn(self, step: Sequence[Sequence[int]], meter: Meter) -> dict[str, Any]:
-        """One optimizer step; what `metrics.jsonl` records of it."""
-        began = time.monotonic()
-        batches = [self._batch(micro) for micro in step]
-        learnt = sum(len(b.labels) for b in batches)
-        loss, kl = 0.0, 0.0
-        for batch in batches:
-            values, kls = self.losses(batch)
-            (values.sum() / learnt).backward()
-            self.masters.gather()
-            loss += values.detach().sum().item() / learnt
-            kl += kls.detach().sum().item() / learnt
-        if not math.isfinite(loss):
-            raise ServiceError(
-                f"The loss is {loss} at step {self.progress.step + 1}: training diverged. "
-                "Lower train.learning_rate and run again in a new folder."
-            )
-        rate = learning_rate(self.section, self.progress.step, self.lesson.steps)
-        norm = self.masters.step(rate)
-        seconds = time.monotonic() - began
-        read = sum(len(self.lesson.examples[i].token_ids) for micro in step for i in micro)
-        done = self.progress
-        done.step, done.tokens = done.step + 1, done.tokens + read
-        done.target_tokens, done.seconds = done.target_tokens + learnt, done.seconds + seconds
-        distilled = self.lesson.role == "student"
-        meter.advance(1, read, f"loss {loss:.3f}" + (f"  KL {kl:.3f}" if distilled else ""))
-        return {
-            "step": done.step,
-            "steps": self.lesson.steps,
-            "loss": loss,
-            "kl": kl if distilled else None,
-            "learning_rate": rate,
-            "grad_norm": norm,
-            "tokens": done.tokens,
-            "target_tokens": done.target_tokens,
-            "tokens_per_s": round(read / seconds, 1),
-            "seconds": round(done.seconds, 3),
-            **self._who(),
-        }
-
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss (N,) and forward KL (N,) in nats for each learnt token; KL is 0 for the control."""
-        logits = self.head(self._states(batch))
-        if self.lesson.role == "control":
-            values = cross_entropy(logits, batch.labels)
-            return values, torch.zeros_like(values)
-        values = self._divergence(logits, batch, self.section.divergence)
-        if self.section.divergence == "forward_kl":
-            kls = values.detach() / self.section.temperature**2
-        else:
-            with torch.no_grad():
-                kls = self._divergence(logits, batch, "forward_kl") / self.section.temperature**2
-        if self.section.text_weight:
-            values = values + self.section.text_weight * cross_entropy(logits, batch.labels)
-        return values, kls
-
-    def held_out_kl(self) -> dict[str, Any] | None:
-        """Mean forward KL on a few held-out answers, six times on the way; None in between."""
-        step, last = self.progress.step, self.lesson.steps
-        every = max(1, last // HELD_OUT_TIMES)
-        if not self.lesson.held_out or (step % every and step != last):
-            return None
-        examples = self.lesson.held_out[:HELD_OUT_EXAMPLES]
-        with torch.inference_mode():
-            batch = pack(examples, self.section.row_tokens).to(device())
-            kls = self._divergence(self.head(self._states(batch)), batch, "forward_kl")
-        kl = kls.mean().item() / self.section.temperature**2
-        return {"step": step, "held_out_kl": kl, **self._who()}
-
-    def export(self, path: Path, dtype: torch.dtype) -> None:
-        """Write the masters, rounded to `dtype`, as a model folder with tokenizer and template."""
-        from limbeck.files import whole_folder
-
-        tensors = self.masters.state()
-        for name, parameter in self.network.named_parameters():
-            parameter.data = tensors[f"master.{name}"].to(dtype)
-        self.network.to(dtype)
-        self.network.config.use_cache = True
-        with whole_folder(path) as part:
-            self.network.save_pretrained(part)
-            self.tokenizer.inner.save_pretrained(part)
-
-    def _batch(self, micro: Sequence[int]) -> Batch:
-        examples = [self.lesson.examples[i] for i in micro]
-        return pack(examples, self.section.row_tokens).to(device())
-
-    def _states(self, batch: Batch) -> Tensor:
-        out = self.head.body(
-            input_ids=batch.token_ids,
-            attention_mask=batch.visible,
-            position_ids=batch.positions,
-            use_cache=False,
-        )
-        return out.last_hidden_state.flatten(0, 1).index_select(0, batch.predicts)
-
-    def _divergence(self, logits: Tensor, batch: Batch, kind: Any) -> Tensor:
-        if batch.top_ids is None or batch.logprobs is None or batch.tail is None:
-            raise InputError("The examples carry no targets; only the text can be learnt from them")
-        return divergence(
-            logits,
-            batch.top_ids,
-            batch.logprobs,
-            batch.tail,
-            kind,
-            beta=self.section.beta,
-            skew=self.section.skew,
-            temperature=self.section.temperature,
-        )
-
-    def _who(self) -> dict[str, str]:
-        return {"stage": "train", "role": self.lesson.role}
-
-
-def plan_steps(section: TrainSection, examples: Sequence[Example], start: Path, seed: int) -> int:
-    """How many optimizer steps the recipe's steps, epochs or minutes come to.
+def plan_steps(lesson: Lesson) -> int:
+    """How many optimizer steps the recipe's steps, epochs or minutes come to; `lesson` is of one.
 
     Minutes are turned into steps by timing two micro-batches here; what was measured once is
     stored by the caller, so that going on later gives the same student.
     """
-    lengths = [len(e.token_ids) for e in examples]
+    section = lesson.section
+    lengths = [len(e.token_ids) for e in lesson.examples]
     if section.steps is not None:
         return section.steps
-    epoch = steps_per_epoch(lengths, section.batch_tokens, seed)
+    epoch = steps_per_epoch(lengths, section.batch_tokens, lesson.seed)
     if section.epochs is not None:
         return max(1, round(section.epochs * epoch))
     assert section.minutes is not None, "the recipe was checked"
-    lesson = Lesson("student", start, examples, (), section, seed, 1)
     learner = Learner(lesson)
     step = next(learner.steps())
     micro = [step[0]]
@@ -255,14 +82,6 @@ def plan_steps(section: TrainSection, examples: Sequence[Example], start: Path, 
     tokens = sum(lengths[i] for i in step[0])
     a_step = (second - first) * sum(lengths) / epoch / tokens
     return max(1, round(section.minutes * 60 / a_step))
-
-
-def learning_rate(section: TrainSection, step: int, total: int) -> float:
-    """The rate of step `step` (from 0) of `total`: a linear rise, then a straight line to 0."""
-    rise = max(1, round(section.warmup * total))
-    if step < rise:
-        return section.learning_rate * (step + 1) / rise
-    return section.learning_rate * (total - step) / max(1, total - rise)
 
 
 @contextmanager

@@ -53,6 +53,13 @@ class Masters:
                 master.grad += live.grad
             live.grad = None
 
+    def take_gradient(self, name: str) -> Tensor:
+        """The gradient of one parameter, whole, as it was gathered; all gradients are dropped."""
+        gradient = self._masters[self.names.index(name)].grad
+        assert gradient is not None, "every parameter takes part"
+        self.optimizer.zero_grad()
+        return gradient
+
     def step(self, learning_rate: float) -> float:
         """Clip, move the masters, hand them to the network; the gradient's norm before clipping."""
         norm = torch.nn.utils.clip_grad_norm_(self._masters, self._clip)

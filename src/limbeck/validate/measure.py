@@ -18,7 +18,7 @@ from limbeck.records import Answer, Prompt, Role, Sampling
 from limbeck.validate.metrics import rouge_l
 from limbeck.validate.verdict import Measured
 
-RACE_BATCHES, RACE_PROMPTS, RACE_TOKENS = 6, 8, 16
+RACE_BATCHES, RACE_PROMPTS, RACE_TOKENS = 6, 4, 16
 SAMPLES = 10
 NOTES = (
     "The control starts from the same weights and learns the same text for the same number of "

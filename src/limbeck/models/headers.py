@@ -1,4 +1,4 @@
-"""What a service's headers tell of its limits, in the spellings of the providers."""
+"""What the headers of a response tell of limits, and of when to ask again."""
 
 from __future__ import annotations
 

@@ -1,0 +1,248 @@
+"""What the stages of a run share: read from its folder, worked out once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck import lineage
+from limbeck.collect.ask import Asking, stored
+from limbeck.collect.prompts import iterate_prompts, load_prompts
+from limbeck.collect.store import AnswerStore, store_of
+from limbeck.errors import InputError
+from limbeck.models import weights as models
+from limbeck.permit import gate, routes
+from limbeck.permit.decide import Route, decide
+from limbeck.records import Answer, Permission, Prompt
+from limbeck.run import Run, key_of
+
+if TYPE_CHECKING:
+    from limbeck.collect.listing import Format
+    from limbeck.collect.targets import TargetsFolder
+    from limbeck.models.local import LocalModel
+    from limbeck.models.routes import Route as ServedRoute
+    from limbeck.records import Role
+    from limbeck.train.learner import Learns
+
+
+class Ground:
+    """Models, permissions, rows and keys of one run.
+
+    What a stage is given by those before it is read back from the run folder, so any stage can be
+    the first of a process. A key is the hash of what a stage's outcome depends on.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.recipe, self.folder = run, run.recipe, run.folder
+
+    @cached_property
+    def weights(self) -> models.Weights:
+        """The teacher's weights, found and hashed, not loaded."""
+        section = self.recipe.teacher
+        return models.find(section.model, revision=section.revision, sha256=section.sha256)
+
+    @cached_property
+    def served(self) -> tuple[ServedRoute, Asking] | None:
+        """A service's route and what its answers are stored under; None for weights."""
+        if not self.recipe.teacher.served:
+            return None
+        from limbeck.collect.service import asking_of
+
+        return asking_of(self.recipe)
+
+    @cached_property
+    def asking(self) -> Asking:
+        """What the teacher's answers are stored under."""
+        if self.served:
+            return self.served[1]
+        sampling = self.recipe.teacher.sampling(self.recipe.seed)
+        return Asking(self.weights.fingerprint, "local", sampling)
+
+    @cached_property
+    def base(self) -> models.Weights | None:
+        """The weights that the student starts from; None for those of a service's teacher."""
+        base = self.recipe.student.base
+        if base != "teacher":
+            return models.find(base)
+        return None if self.recipe.teacher.served else self.weights
+
+    @cached_property
+    def permission(self) -> Permission:
+        """What the terms of all that shapes the rows, or a recorded permission, say."""
+        section = self.recipe.teacher
+        if not self.served:
+            route = _route(self.weights)
+        elif section.url is not None:
+            route = routes.route_at(section.url, section.model)
+        else:
+            route = routes.route_of(section.model)
+        return gate.permission_for([route], self.recipe.permit)
+
+    @cached_property
+    def terms(self) -> tuple[Permission, ...]:
+        """What the student is under: the teacher's permission, and another base's licence."""
+        if self.base is None or (not self.recipe.teacher.served and self.base == self.weights):
+            return (self.permission,)
+        said = self.recipe.permit
+        base = decide(
+            [_route(self.base)],
+            said.purpose,
+            competes=said.competes,
+            distribution=said.distribution,
+        )
+        return (self.permission, base)
+
+    @cached_property
+    def all_prompts(self) -> tuple[Prompt, ...]:
+        """The run's prompts, in both splits."""
+        return load_prompts(self.folder / "prompts.jsonl")
+
+    def each_prompt(self) -> Iterator[Prompt]:
+        """The same, one after another: there may be more than fit in memory."""
+        return iterate_prompts(self.folder / "prompts.jsonl")
+
+    @cached_property
+    def answers(self) -> list[Answer]:
+        """The teacher's answers to all prompts, in their order."""
+        with self.store() as store:
+            return stored(self.all_prompts, self.asking, store)
+
+    def asked(self, split: str) -> list[tuple[Prompt, Answer]]:
+        """The prompts of one split with the teacher's kept answers."""
+        by_prompt = {a.prompt_id: a for a in self.answers if a.outcome == "kept"}
+        return [
+            (p, by_prompt[p.id]) for p in self.all_prompts if p.split == split and p.id in by_prompt
+        ]
+
+    @cached_property
+    def teacher(self) -> LocalModel:
+        """The teacher, loaded."""
+        return self.load(self.weights)
+
+    def load(self, weights: models.Weights) -> LocalModel:
+        """A local model of these weights, loaded."""
+        from limbeck.models.local import LocalModel
+
+        section = self.recipe.teacher
+        return LocalModel(
+            weights,
+            precision=self.recipe.train.precision,
+            batch_size=section.batch_size,
+            trust_remote_code=section.trust_remote_code,
+        )
+
+    @property
+    def live(self) -> bool:
+        """Whether the teacher runs beside the student, so that nothing is stored of it."""
+        return self.recipe.train.teacher == "live"
+
+    @property
+    def store_path(self) -> Path:
+        """Where the answers are kept."""
+        return store_of(self.recipe, self.folder)
+
+    def store(self) -> AnswerStore:
+        """The run's answers."""
+        return AnswerStore(self.store_path, self.permission)
+
+    @cached_property
+    def collect_key(self) -> str:
+        """Of the answers: prompts, teacher, sampling, and what was dropped."""
+        ids = sha256()
+        for prompt in self.each_prompt():
+            ids.update(f"{prompt.id} {prompt.split}\n".encode())
+        gone = lineage.dropped(self.folder)
+        return key_of("collect", ids.hexdigest(), asdict(self.asking), *([gone] if gone else []))
+
+    @property
+    def targets_key(self) -> str:
+        """Of the targets."""
+        section = self.recipe.train
+        kept = (section.top_k, section.tail_samples, section.temperature)
+        return key_of("targets", self.collect_key, *kept)
+
+    @property
+    def student_key(self) -> str:
+        """Of where the student starts."""
+        return key_of("student", self.collect_key, self.recipe.student.model_dump())
+
+    def train_key(self, role: Learns) -> str:
+        """Of the student or the control, trained."""
+        section = self.recipe.train.model_dump(exclude={"checkpoint_seconds"})
+        dtype = self.recipe.export.dtype
+        return key_of(role, self.targets_key, self.student_key, section, dtype, self.recipe.seed)
+
+    @property
+    def validate_key(self) -> str:
+        """Of the verdict."""
+        section = self.recipe.validate_.model_dump()
+        return key_of("validate", self.train_key("student"), self.train_key("control"), section)
+
+    def speakers(self) -> dict[Role, LocalModel]:
+        """Teacher, student and control, loaded."""
+        loaded: dict[Role, LocalModel] = {"teacher": self.teacher}
+        names: dict[Role, str] = {
+            "student": self.recipe.name,
+            "control": f"{self.recipe.name} control",
+        }
+        for role, name in names.items():
+            found = models.find(str(self.folder / "checkpoints" / role / "final"))
+            loaded[role] = self.load(replace(found, name=name))
+        return loaded
+
+    def verdict(self) -> dict[str, Any]:
+        """The content of `verdict.json`; InputError where validation has not been done."""
+        path = self.folder / "verdict.json"
+        if not path.exists():
+            raise InputError(f"{self.folder} has no verdict yet: run limbeck validate first")
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}). Remove it and run again.") from None
+
+    def listed(self, outcome: str | None, form: Format) -> Iterator[dict[str, Any]]:
+        """The answers as rows (see `collect.listing`), of one outcome or all."""
+        from limbeck.collect.listing import messages, rows
+
+        if not self.store_path.exists():
+            raise InputError(f"{self.folder} has no answers yet: run limbeck collect first")
+        with AnswerStore(self.store_path, read_only=True) as store:
+            found = rows(self.each_prompt(), self.asking, store, outcome)
+            yield from messages(found) if form == "messages" else found
+
+    def cost(self) -> dict[str, float]:
+        """What the run has cost so far: seconds, dollars, the teacher's tokens."""
+        stages = self.run.manifest["stages"].values()
+        return {
+            "seconds": round(sum(s.get("seconds", 0.0) for s in stages), 1),
+            "dollars": 0.0,
+            "teacher_tokens_in": sum(a.usage.tokens_in for a in self.answers),
+            "teacher_tokens_out": sum(a.usage.tokens_out for a in self.answers),
+        }
+
+    def targets_folder(self) -> TargetsFolder:
+        """The run's targets, bound to what they depend on."""
+        from limbeck.collect.targets import Binding, TargetsFolder
+        from limbeck.models.tokenizer import ChatTokenizer
+
+        tokenizer = ChatTokenizer(models.ordinary_folder(self.weights))
+        section = self.recipe.train
+        binding = Binding(
+            teacher=self.weights.fingerprint,
+            tokenizer=tokenizer.hash,
+            template=tokenizer.template_hash,
+            vocabulary=len(tokenizer.inner),
+            top_k=section.top_k,
+            tail_samples=section.tail_samples,
+            temperature=section.temperature,
+        )
+        return TargetsFolder(self.folder / "targets", binding)
+
+
+def _route(weights: models.Weights) -> Route:
+    return Route("weights", "", weights.name, weights.licence, weights.licence_source)
