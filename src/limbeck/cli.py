@@ -26,6 +26,12 @@ Exit codes: 0 done, 1 the verdict or permission says no, 2 the input is wrong,
     suppress_keyboard_interrupt=False,
 )
 
+app.command(
+    "limbeck.guard.commands:app",
+    name="guard",
+    help="Find, in your own logs, the campaign that distils your model.",
+)
+
 Target = Annotated[Path, Parameter(help="A recipe (.toml), or a run folder.")]
 Folder = Annotated[Path | None, Parameter(name="--run", help="The run folder; default: runs/NAME.")]
 AsJson = Annotated[
