@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck import __version__, lineage
-from limbeck.collect.ask import ask, collected, missing, stored
+from limbeck.collect.ask import collected, gather, missing, stored
 from limbeck.collect.prompts import content, read_prompts, write_prompts
 from limbeck.collect.store import AnswerStore, outcomes
 from limbeck.errors import InputError
@@ -80,10 +80,14 @@ class Walk(Ground):
             facts["asked_now"] = asked_now
 
     def _ask_weights(self, store: AnswerStore) -> int:
-        due = sum(1 for _ in missing(self.all_prompts, self.asking, store))
-        if due:
-            ask(self.teacher, self.all_prompts, self.asking.sampling, store, "collect")
-        return due
+        asked = 0
+        for one in self.asking.each:
+            wanted = [p for p in self.all_prompts if one.wants(p)]
+            if due := sum(1 for _ in missing(wanted, one, store)):
+                there = len(wanted) - due
+                gather(self.teacher, wanted, one, store, "collect", len(wanted), there)
+            asked += due
+        return asked
 
     def _ask_service(self, store: AnswerStore) -> int:
         from limbeck.collect.service import alone, ask_service

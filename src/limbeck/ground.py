@@ -61,7 +61,8 @@ class Ground:
         if self.served:
             return self.served[1]
         sampling = self.recipe.teacher.sampling(self.recipe.seed)
-        return Asking(self.weights.fingerprint, "local", sampling)
+        samples = self.recipe.teacher.samples
+        return Asking(self.weights.fingerprint, "local", sampling, samples=samples)
 
     @cached_property
     def base(self) -> models.Weights | None:
@@ -114,10 +115,12 @@ class Ground:
 
     def asked(self, split: str) -> list[tuple[Prompt, Answer]]:
         """The prompts of one split with the teacher's kept answers."""
-        by_prompt = {a.prompt_id: a for a in self.answers if a.outcome == "kept"}
-        return [
-            (p, by_prompt[p.id]) for p in self.all_prompts if p.split == split and p.id in by_prompt
-        ]
+        kept: dict[str, list[Answer]] = {}
+        for answer in self.answers:
+            if answer.outcome == "kept":
+                kept.setdefault(answer.prompt_id, []).append(answer)
+        asked = (p for p in self.all_prompts if p.split == split)
+        return [(p, answer) for p in asked for answer in kept.get(p.id, [])]
 
     @cached_property
     def teacher(self) -> LocalModel:

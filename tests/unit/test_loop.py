@@ -4,7 +4,6 @@ import copy
 import json
 import math
 import signal
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -34,7 +34,7 @@ def asking_of(recipe: Recipe) -> tuple[Route, Asking]:
     sampling = section.sampling(recipe.seed if found.seed else 0)
     again = section.max_tokens_again
     again = AGAIN * sampling.max_tokens if again is None else again
-    return found, Asking(found.model, found.name, sampling, again)
+    return found, Asking(found.model, found.name, sampling, again, section.samples)
 
 
 def ask_service(
@@ -69,21 +69,32 @@ def ask_service(
     say(f"{'estimate':>9}  {due.estimate(money, asking.sampling, store, asking)}")
     model = ServedModel(where, purse=money, pace=pace)
     try:
-        total, there = due.all, due.all - due.missing
-        gather(model, prompts(), asking, store, "collect", total, there)
-        if longer := asking.longer:
-            cut = lambda: truncated(prompts(), asking, store)  # noqa: E731
-            left = sum(1 for _ in missing(cut(), longer, store))
+        for one in asking.each:
+            total = sum(one.wants(p) for p in prompts())
+            left = sum(1 for _ in missing(prompts(), one, store))
             if left:
-                say(f"{'collect':>9}  {left:,} truncated answers are asked for with a higher cap")
-                gather(model, cut(), longer, store, "again", left)
-                due.missing += left
+                gather(model, prompts(), one, store, "collect", total, total - left)
+        again = sum(_again(model, prompts, one, store) for one in asking.each)
     finally:
         if money.price is None:
             say(f"{'cost':>9}  {money.told()}; the price of {where.model} is not known")
         else:
             say(f"{'cost':>9}  {money.told()}, by {money.price.source}")
-    return due.missing
+    return due.missing + again
+
+
+def _again(
+    model: ServedModel, prompts: Callable[[], Iterator[Prompt]], asking: Asking, store: AnswerStore
+) -> int:
+    """Ask once more for the truncated answers of one sample; returns how many that were."""
+    if (longer := asking.longer) is None:
+        return 0
+    cut = lambda: truncated(prompts(), asking, store)  # noqa: E731
+    left = sum(1 for _ in missing(cut(), longer, store))
+    if left:
+        say(f"{'collect':>9}  {left:,} truncated answers are asked for with a higher cap")
+        gather(model, cut(), longer, store, "again", left)
+    return left
 
 
 @contextmanager
@@ -107,13 +118,15 @@ class _Due:
     @staticmethod
     def count(prompts: Callable[[], Iterator[Prompt]], asking: Asking, store: AnswerStore) -> _Due:
         due = _Due()
-        due.all = sum(1 for _ in prompts())
-        for prompt in missing(prompts(), asking, store):
-            due.missing += 1
-            due.bytes += sum(len(m.content.encode()) for m in prompt.messages)
-            due.first = due.first or prompt
-        if longer := asking.longer:
-            due.cut = sum(1 for _ in missing(truncated(prompts(), asking, store), longer, store))
+        for one in asking.each:
+            due.all += sum(one.wants(p) for p in prompts())
+            for prompt in missing(prompts(), one, store):
+                due.missing += 1
+                due.bytes += bound(prompt, 0).tokens_in
+                due.first = due.first or prompt
+            if longer := one.longer:
+                cut = truncated(prompts(), one, store)
+                due.cut += sum(1 for _ in missing(cut, longer, store))
         return due
 
     @property
@@ -125,7 +138,7 @@ class _Due:
         done = self.all - self.missing
         spent = store.spent(asking.model, asking.route)
         typical = spent.tokens_out / done if done >= 20 else TYPICAL * sampling.max_tokens
-        read = self.bytes // BYTES + 8 * self.missing
+        read = self.bytes // BYTES
         likely = Usage(read, int(typical * self.missing))
         most = Usage(read, sampling.max_tokens * self.missing)
         said = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from limbeck.records import Message, Sampling, Usage
+from limbeck.records import Prompt, Sampling, Usage
 
 Document: TypeAlias = Mapping[str, Any]
 Finish: TypeAlias = Literal["stop", "length", "refusal"]
@@ -14,12 +14,16 @@ Finish: TypeAlias = Literal["stop", "length", "refusal"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer. `usage` is None where the service told none."""
+    """A whole answer. `usage` is None where the service told none.
+
+    `calls` are {"id", "name", "arguments"} each; arguments that are no JSON stay as they came.
+    """
 
     text: str
     reasoning: str
     finish: Finish
     usage: Usage | None
+    calls: tuple[Mapping[str, Any], ...] = ()
 
 
 class BrokenError(Exception):
@@ -38,7 +42,7 @@ class Dialect(Protocol):
         ...
 
     def body(
-        self, messages: Sequence[Message], model: str, sampling: Sampling, cap: str, seed: str
+        self, prompt: Prompt, model: str, sampling: Sampling, cap: str, seed: str
     ) -> dict[str, Any]:
         """The question. `cap` names the field of the longest answer, `seed` that of the seed.
 
