@@ -3,7 +3,7 @@
 A provider of ours on loopback (tests/provider.py) is the same for all contenders, each of which is
 a process of its own on another core. Peers are a careful loop of thirty lines over aiohttp, and
 the openai SDK where the Python named with --sdk has it. Prints one JSON document last on standard
-output, which is also kept in benchmarks/results/collect.json where all of it was measured.
+output, which is also kept in benchmarks/results/collect.json; rows that were not measured anew stay in it.
 
     python benchmarks/collect.py [--rows limit_share,ceiling,…] [--scale 0.05] [--sdk PYTHON]
 """
@@ -56,9 +56,12 @@ def main() -> None:
     from limbeck.files import write_text
     from limbeck.run import machine
 
+    path = ROOT / "benchmarks" / "results" / "collect.json"
+    kept = json.loads(path.read_text())["rows"] if path.exists() else []
+    new = {row["what"]: row for row in (*kept, *rows)}
+    rows = [new[what] for what in ROWS if what in new]
     document = {"bench": "collect", "machine": machine(), "rows": rows}
-    if options.scale == 1 and options.rows == ",".join(ROWS):
-        path = ROOT / "benchmarks" / "results" / "collect.json"
+    if options.scale == 1:
         write_text(path, json.dumps(document, indent=1) + "\n")
     print(json.dumps(document))  # noqa: T201
 
