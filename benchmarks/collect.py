@@ -3,7 +3,7 @@
 A provider of ours on loopback (tests/provider.py) is the same for all contenders, each of which is
 a process of its own on another core. Peers are a careful loop of thirty lines over aiohttp, and
 the openai SDK where the Python named with --sdk has it. Prints one JSON document last on standard
-output, which is also kept in benchmarks/results/collect.json; rows that were not measured anew stay in it.
+output, which is also kept in benchmarks/results/collect.json with the rows of earlier times.
 
     python benchmarks/collect.py [--rows limit_share,ceiling,…] [--scale 0.05] [--sdk PYTHON]
 """

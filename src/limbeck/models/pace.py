@@ -24,7 +24,9 @@ from limbeck.records import Usage
 
 FIRST_WINDOW = 16
 HEED_ALL = 3  # refusals in a row after which everything waits, not the refused question alone
-LIMITED = 5  # after which there is a limit: a tenth refused at random is as often in a row by chance
+LIMITED = (
+    5  # after which there is a limit: a tenth refused at random is as often in a row by chance
+)
 BRIEF = 2.0  # seconds: a longer Retry-After holds everything at once
 SPAN = 60.0  # seconds over which a rate is measured
 ABOVE = 0.005  # of a measured rate is added: a refusal in two hundred keeps the bucket empty
