@@ -24,13 +24,11 @@ from limbeck.records import Usage
 
 FIRST_WINDOW = 16
 HEED_ALL = 3  # refusals in a row after which everything waits, not the refused question alone
-LIMITED = (
-    5  # after which there is a limit: a tenth refused at random is as often in a row by chance
-)
+LIMITED = 5  # in a row, after which there is a limit: fewer are common where luck refuses a tenth
 BRIEF = 2.0  # seconds: a longer Retry-After holds everything at once
 SPAN = 60.0  # seconds over which a rate is measured
 ABOVE = 0.005  # of a measured rate is added: a refusal in two hundred keeps the bucket empty
-SHADE = 0.0005  # of a told rate is left out more after each refusal, and a 1000th of it less after
+SHADE = 0.0005  # of a told rate is left out more after a refusal; of that, an answer ends a 1000th
 RAISE = 0.02  # first step up from a measured rate, doubled while nothing is refused
 RAISE_SECONDS = 1.0
 BURST_SECONDS, BURST = 0.25, 32.0  # what may be made up for, of a rate that was only measured
