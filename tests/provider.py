@@ -327,6 +327,8 @@ class Provider:
         wanted = re.search(r'the word "(\w+)"', asked.system) if has.system else None
         if wanted:
             text = f"{wanted[1]} {text}"
+        if asked.schema is not None:
+            text = json.dumps(dict.fromkeys(asked.schema["properties"], text))
         if fault == "refusal":
             text = "I'm sorry, but I can't help with that."
         finish = "stop"

@@ -74,5 +74,7 @@ def test_messages_are_the_kept_conversations(
     ]
     export(iter(found), tmp_path / "m.parquet")
     table = pq.read_table(tmp_path / "m.parquet").to_pylist()
-    said = [[{k: v for k, v in m.items() if v is not None} for m in row["messages"]] for row in table]
+    said = [
+        [{k: v for k, v in m.items() if v is not None} for m in row["messages"]] for row in table
+    ]
     assert said == [row["messages"] for row in found]

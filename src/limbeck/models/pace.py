@@ -31,6 +31,7 @@ ABOVE = 0.005  # of a measured rate is added: a refusal in two hundred keeps the
 SHADE = 0.0005  # of a told rate is left out more after a refusal; of that, an answer ends a 1000th
 RAISE = 0.02  # first step up from a measured rate, doubled while nothing is refused
 RAISE_SECONDS = 1.0
+STALL = 0.1  # seconds' worth of a told limit that may be made up for without being told again
 BURST_SECONDS, BURST = 0.25, 32.0  # what may be made up for, of a rate that was only measured
 LONGEST_PAUSE = 15.0  # of our own making
 SLOWEST = 1.0  # questions a second of a measured rate: below, pauses do it
@@ -266,7 +267,7 @@ class Pace:
             limit.newest, limit.rate, limit.most, limit.at = (
                 ticket.number,
                 rate,
-                max(1.0, left, min(most, rate * BURST_SECONDS, BURST)),
+                max(1.0, left, min(most, rate * STALL)),  # to make up for a stall of ours
                 now,
             )
             limit.level = min(limit.most, left - since + rate * (now - ticket.at))

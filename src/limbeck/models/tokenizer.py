@@ -63,8 +63,8 @@ class ChatTokenizer:
         names = [call["name"] for call in answer.tool_calls]
         if missing := next((part for part in (thought, *names) if part not in text), None):
             raise InputError(
-                f"{prompt.source}: the chat template leaves out {missing[:40]!r} of the answer. Use "
-                "a model whose template has a place for it, or prompts without."
+                f"{prompt.source}: the chat template leaves out {missing[:40]!r} of the answer. "
+                "Use a model whose template has a place for it, or prompts without."
             )
         return self._cut(text)
 
