@@ -27,7 +27,7 @@ from limbeck.records import Answer, Outcome, Prompt, Sampling, Targets, Usage
 
 MOST_TRIES = 8  # of a question that broken answers or a failing service spoil
 HOPELESS = 50  # answers in a row that are none: something else is wrong than bad luck
-LINGER = 0.02  # seconds in which answers are gathered, to be made safe in one go
+LINGER = 0.005  # seconds in which answers are gathered, to be made safe in one go
 NOTHING = Reply("", "", "stop", None)
 MEAN_PAUSE = 5.0  # seconds: a longer pause is said
 
