@@ -82,7 +82,7 @@ class Bench:
 
     def limit_share(self) -> dict[str, Any]:
         """Answers a minute at a limit of 3,000 and 200 ms, as a share of it."""
-        n = self.number(3000)
+        n = self.number(2500)
 
         def share(who: str) -> dict[str, Any]:
             with provider(latency=0.2, per_minute=3000) as url, folder() as place:
@@ -407,14 +407,14 @@ def fill(url: str, n: int, place: Path, most: int) -> dict[str, Any]:
     left = max(50, n // 50)
     done = itertools.islice(prompts(), n - left)
     with AnswerStore(place / "answers.sqlite") as store:
-        while some := list(itertools.islice(done, 5000)):
-            store.add(map(answer, some))
+        while some := list(itertools.islice(done, 50_000)):
+            store.add(sorted(map(answer, some), key=lambda one: one.id))
     return {"left": left}
 
 
 def resume(url: str, n: int, place: Path, most: int) -> dict[str, Any]:
     """Go on with such a run: find what is missing, ask for it, count how all ended."""
-    from limbeck.collect.ask import Asking, gather, missing, paired
+    from limbeck.collect.ask import Asking, gather, paired
     from limbeck.collect.prompts import iterate_prompts
     from limbeck.collect.store import AnswerStore
     from limbeck.models.routes import route
@@ -430,9 +430,8 @@ def resume(url: str, n: int, place: Path, most: int) -> dict[str, Any]:
 
         def work() -> None:
             nonlocal answered
-            due = sum(1 for _ in missing(iterate_prompts(path), asking, store))
             model = ServedModel(where, in_flight=most)
-            gather(model, iterate_prompts(path), asking, store, "ask", n, n - due)
+            gather(model, iterate_prompts(path), asking, store, "ask", n)
             found = paired(iterate_prompts(path), asking, store)
             answered = sum(answer is not None for _, answer in found)
 
