@@ -9,8 +9,8 @@ are, and by which settings all train.
 
 from __future__ import annotations
 
+import functools
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from peak import peak_gb
 
 from limbeck.collect.targets import Binding, TargetsFolder
 from limbeck.models.local import LocalModel, compute_dtype
@@ -70,17 +71,16 @@ class Ours:
     """Limbeck's own loop, from stored targets or with the teacher at hand."""
 
     def __init__(self, job: dict[str, Any], *, live: bool, **settings: Any) -> None:
-        section = TrainSection(
-            steps=job["steps"], learning_rate=job["learning_rate"], warmup=0.0,
-            batch_tokens=job["batch_tokens"], micro_tokens=job["batch_tokens"],
-            row_tokens=job["row_tokens"], teacher="live" if live else "stored", **settings,
-        )  # fmt: skip
         teacher = LocalModel(find(job["teacher"])) if live else None
         tokenizer = teacher.tokenizer if teacher else _tokenizer(job)
         pairs, kept_back = asked(job["rows"], tokenizer), asked(job["held_out"], tokenizer)
-        began = time.perf_counter()
-        found = None if live else _scored(job, section, [*pairs, *kept_back])
-        self.scoring = time.perf_counter() - began
+        tokens = job["batch_tokens"] or _tokens_of(job["batch_rows"], pairs, tokenizer)
+        section = TrainSection(
+            steps=job["steps"], learning_rate=job["learning_rate"], warmup=0.0,
+            batch_tokens=tokens, micro_tokens=tokens, row_tokens=job["row_tokens"],
+            teacher="live" if live else "stored", **settings,
+        )  # fmt: skip
+        found, self.scoring = (None, 0.0) if live else _scored(job, section, pairs, kept_back)
         lesson = Lesson(
             "student",
             Path(job["student"]),
@@ -165,10 +165,15 @@ class Trl:
         return self.trainer.model
 
 
+@functools.cache
+def _judge(folder: str) -> LocalModel:
+    return LocalModel(find(folder))
+
+
 @torch.no_grad()
 def held_out_kl(job: dict[str, Any], network: Any) -> float:
     """Dense forward KL from the teacher, in nats a token, on the held-out rows' answers."""
-    teacher = LocalModel(find(job["teacher"]))
+    teacher = _judge(job["teacher"])
     total, count = 0.0, 0
     was_training, network = network.training, network.eval()
     for prompt, answer in asked(job["held_out"], teacher.tokenizer):
@@ -185,27 +190,46 @@ def held_out_kl(job: dict[str, Any], network: Any) -> float:
     return total / count
 
 
+def _tokens_of(rows: int, pairs: list[Asked], tokenizer: Any) -> int:
+    """Room for so many rows of mean length: a step ends before the row that would not fit."""
+    found = [len(tokenizer.prompt_ids(p)) + len(a.token_ids or ()) for p, a in pairs]
+    return int((rows + 0.5) * sum(found) / len(found))
+
+
 def _tokenizer(job: dict[str, Any]) -> Any:
     from limbeck.models.tokenizer import ChatTokenizer
 
     return ChatTokenizer(Path(job["teacher"]))
 
 
-def _scored(job: dict[str, Any], section: TrainSection, pairs: list[Asked]) -> Any:
-    """The teacher's targets for these answers, scored in a process that ends with it."""
+def _scored(
+    job: dict[str, Any], section: TrainSection, pairs: list[Asked], kept_back: list[Asked]
+) -> tuple[Any, float]:
+    """The teacher's targets, and the seconds that those of `pairs` took.
+
+    They are scored in a process that ends with the teacher's memory.
+    """
     folder = _folder(job, section.top_k, section.tail_samples)
+    seconds = 0.0
     if not (folder.path / "index.jsonl").exists():
         path = Path(job["scratch"]) / "score.json"
         path.write_text(json.dumps({**job, "top_k": section.top_k, "drawn": section.tail_samples}))
-        subprocess.run([sys.executable, __file__, "score", str(path)], check=True)  # noqa: S603
-    return folder.read(pairs)
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, __file__, "score", str(path)], check=True, capture_output=True
+        )
+        seconds = float(done.stdout.split()[-1])
+    return folder.read([*pairs, *kept_back]), seconds
 
 
-def score(job: dict[str, Any]) -> None:
-    """Write the targets of the job's rows."""
+def score(job: dict[str, Any]) -> float:
+    """Write the targets of the job's rows; gives the seconds that those to learn from took."""
     teacher = LocalModel(find(job["teacher"]))
-    pairs = asked([*job["rows"], *job["held_out"]], teacher.tokenizer)
-    _folder(job, job["top_k"], job["drawn"]).write(teacher, pairs)
+    folder = _folder(job, job["top_k"], job["drawn"])
+    began = time.perf_counter()
+    folder.write(teacher, asked(job["rows"], teacher.tokenizer))
+    seconds = time.perf_counter() - began
+    folder.write(teacher, asked([*job["rows"], *job["held_out"]], teacher.tokenizer))
+    return seconds
 
 
 def _folder(job: dict[str, Any], top_k: int, drawn: int) -> TargetsFolder:
@@ -228,7 +252,7 @@ def main() -> None:
     """Build the named contender, then do as told."""
     name, job = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     if name == "score":
-        score(job)
+        print(score(job))  # noqa: T201
         return
     torch.manual_seed(0)
     began = time.perf_counter()
@@ -247,8 +271,7 @@ def main() -> None:
 
 
 def _tell(**facts: float) -> None:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    sys.__stdout__.write(json.dumps({**facts, "peak_gb": peak}) + "\n")  # pyright: ignore[reportOptionalMemberAccess]
+    sys.__stdout__.write(json.dumps({**facts, "peak_gb": peak_gb()}) + "\n")  # pyright: ignore[reportOptionalMemberAccess]
     sys.__stdout__.flush()  # pyright: ignore[reportOptionalMemberAccess]
 
 

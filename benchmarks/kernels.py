@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from peak import forget_peak, held_gb, peak_gb
 from torch import Tensor
 
 HIDDEN, KEPT, DRAWN = 576, 8, 12
@@ -106,14 +106,14 @@ def run(name: str, tokens: int, vocabulary: int) -> dict[str, float]:
                 return kernel(states, weight, theirs, other, labels)
 
     seconds = 0.0
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = held_gb()
+    forget_peak()
     for _ in range(2):
         states.grad = weight.grad = None
         began = time.perf_counter()
         loss().backward()
         seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "memory_gb": (peak - before) / 2**20}
+    return {"seconds": seconds, "memory_gb": peak_gb() - before}
 
 
 def _ours(name: str, states: Tensor, weight: Tensor, theirs: Tensor, other: Tensor) -> Any:

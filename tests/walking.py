@@ -77,7 +77,7 @@ class Walk:
         """Run `limbeck ARGUMENTS` to its end, with `typed` on standard input."""
         command = [sys.executable, *python, "-m", "limbeck", *map(str, arguments)]
         return subprocess.run(
-            command, cwd=self.folder, env=self._environment(), input=typed, capture_output=True,
+            command, cwd=self.folder, env=self.environment(), input=typed, capture_output=True,
             text=True, errors="surrogateescape", timeout=600, preexec_fn=_as_in_a_terminal,
         )  # fmt: skip
 
@@ -86,7 +86,7 @@ class Walk:
         command = [sys.executable, "-m", "limbeck", *map(str, arguments)]
         with (self.folder / "stderr").open("w") as errors:
             return subprocess.Popen(
-                command, cwd=self.folder, env=self._environment(), text=True,
+                command, cwd=self.folder, env=self.environment(), text=True,
                 stdin=subprocess.DEVNULL, stdout=out, stderr=errors,
                 preexec_fn=_as_in_a_terminal,
             )  # fmt: skip
@@ -103,7 +103,8 @@ class Walk:
             manifest["stages"].pop(stage, None)
         (self.run / "manifest.json").write_text(json.dumps(manifest))
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """The variables that its processes get."""
         paths = [str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH", "")]
         own = {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 
+from limbeck import ranks
 from limbeck.errors import GateError, LimbeckError
 
 INTERRUPTED = 130
@@ -18,6 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")  # our bars tell the same
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself bit for bit
     sys.exit(run(arguments))
 
 
@@ -30,7 +32,14 @@ def run(arguments: list[str]) -> int:
         from limbeck.cli import app
 
         try:
-            app(arguments, exit_on_error=False, print_error=False, result_action="return_none")
+            with ranks.joined() as first:
+                if first:
+                    app(
+                        arguments,
+                        exit_on_error=False,
+                        print_error=False,
+                        result_action="return_none",
+                    )
         except CycloptsError as error:
             return _said(f"{_line(error)} See: limbeck --help", 2, as_json)
         sys.stdout.flush()
@@ -64,6 +73,8 @@ def _line(error: Exception) -> str:
 def _said(text: str, code: int, as_json: bool) -> int:
     from limbeck.progress import say
 
+    if not ranks.may_speak():
+        return code
     say(f"{'limbeck':>9}  {text}")
     if as_json:
         print(json.dumps({"error": text, "exit_code": code}, ensure_ascii=False))  # noqa: T201

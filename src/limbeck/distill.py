@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck import __version__, lineage
+from limbeck import __version__, lineage, ranks
 from limbeck.collect.ask import collected, gather, missing, stored
 from limbeck.collect.prompts import content, read_prompts, write_prompts
 from limbeck.collect.store import AnswerStore, outcomes
@@ -152,9 +152,8 @@ class Walk(Ground):
             self.__dict__.pop("teacher", None)  # its memory is wanted now
         lesson = self._lesson(role)
         with self.run.work(stage, key) as facts:
-            done = train(
-                lesson, folder, self.folder / "metrics.jsonl", dtype_of(self.recipe.export.dtype)
-            )
+            dtype = dtype_of(self.recipe.export.dtype)
+            done = ranks.together(train, lesson, folder, self.folder / "metrics.jsonl", dtype)
             lineage.note_learnt(learnt, lesson, done.step)
             facts |= {"steps": done.step, "tokens": done.tokens}
             facts |= {"target_tokens": done.target_tokens}
@@ -180,7 +179,8 @@ class Walk(Ground):
         key = self.train_key("student")
         known = json.loads(plan.read_text()) if plan.exists() else {}
         if known.get("key") != key:
-            known = {"key": key, "steps": plan_steps(replace(lesson, role="student"))}
+            steps = ranks.together(plan_steps, replace(lesson, role="student"))
+            known = {"key": key, "steps": steps}
             write_text(plan, json.dumps(known) + "\n")
         return replace(lesson, steps=known["steps"])
 

@@ -18,6 +18,7 @@ from limbeck.errors import InputError
 from limbeck.models import weights as models
 from limbeck.permit import gate, routes
 from limbeck.permit.decide import Route, decide
+from limbeck.recipe import RUNS_ALIKE
 from limbeck.records import Answer, Permission, Prompt
 from limbeck.run import Run, key_of
 
@@ -176,7 +177,7 @@ class Ground:
 
     def train_key(self, role: Learns) -> str:
         """Of the student or the control, trained."""
-        section = self.recipe.train.model_dump(exclude={"checkpoint_seconds"})
+        section = self.recipe.train.model_dump(exclude={*RUNS_ALIKE})
         dtype = self.recipe.export.dtype
         return key_of(role, self.targets_key, self.student_key, section, dtype, self.recipe.seed)
 

@@ -23,6 +23,16 @@ PROVIDERS = (
 )  # fmt: skip
 
 
+# Of [train]: these decide how fast and in how much memory it runs, not what is learnt.
+RUNS_ALIKE = (
+    "micro_tokens",
+    "row_tokens",
+    "compile",
+    "checkpoint_activations",
+    "checkpoint_seconds",
+)
+
+
 class Section(BaseModel):
     """A table of the recipe: no key that is not declared, no change after reading."""
 
@@ -125,7 +135,9 @@ class BudgetSection(Section):
 class PromptsSection(Section):
     """What is asked."""
 
-    source: str = Field(description=".jsonl, .csv, .parquet, .txt, or hub:OWNER/NAME[:SPLIT]")
+    source: str = Field(
+        description=".jsonl, .csv, .parquet, .txt, or hub:OWNER/NAME[@REVISION][:SPLIT]"
+    )
     field: str | None = Field(
         default=None, description="column with the prompt; default: prompt, messages"
     )
@@ -219,6 +231,9 @@ class TrainSection(Section):
         default=256, ge=1, description="examples are packed into rows of this length"
     )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    lora_rank: int | None = Field(default=None, ge=1, description="of adapters that learn instead")
+    compile: bool = Field(default=False, description="layers by torch.compile, where it can")
+    checkpoint_activations: bool = Field(default=False, description="recompute them: less memory")
     checkpoint_seconds: float = Field(default=30.0, gt=0)
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from limbeck import __version__
 from limbeck.errors import InputError
 from limbeck.files import disk_full, sweep_parts, write_text
 from limbeck.progress import duration, say
-from limbeck.recipe import Recipe, differences, read_recipe
+from limbeck.recipe import RUNS_ALIKE, Recipe, differences, read_recipe
 from limbeck.records import identity
 
 Stage: TypeAlias = Literal[
@@ -35,7 +35,8 @@ PRESENTED = ("export.name", "export.licence", "permit.")
 """How keys begin that may change at any time: no weight depends on how the student is given out, or
 by whose leave."""
 CARRIED_OUT = (
-    "budget.", "teacher.in_flight", "teacher.insecure", "teacher.key", "train.checkpoint_seconds",
+    "budget.", "teacher.in_flight", "teacher.insecure", "teacher.key",
+    *(f"train.{key}" for key in RUNS_ALIKE),
 )  # fmt: skip
 """Likewise: they decide how a run is carried out, and nothing of what it makes."""
 

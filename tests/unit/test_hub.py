@@ -45,6 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         by_name = {name: sha for sha, name in shas.items()}
         if api and rest[:1] in ([], ["revision"]):
             name = rest[1] if rest else "main"
+            name = shas.get(name, name)
             if name not in by_name:
                 return self.answer(404, b"no", "RevisionNotFound")
             return self.answer(200, json.dumps({"id": repo, "sha": by_name[name]}).encode())
@@ -137,6 +138,18 @@ def test_the_hubs_own_conversion_is_used_where_main_has_no_parquet(hub):
     hub.repos["some/text"] = {"main": {"data.txt": b"hello\n"}}
     with pytest.raises(InputError, match="hub:some/text has no Parquet files"):
         read("hub:some/text")
+
+
+def test_a_pinned_revision_is_the_only_one_read(hub):
+    hub.repos["some/set"] = {
+        "main": {"train.parquet": parquet(*prompts_of("newest"))},
+        "v1.0": {"train.parquet": parquet(*prompts_of("pinned"))},
+    }
+    for source in ("hub:some/set@v1.0", f"hub:some/set@{2:040x}:train"):
+        texts = [prompt.messages[0].content for prompt in read(source).prompts]
+        assert texts == prompts_of("pinned"), source
+    with pytest.raises(InputError, match="some/set has no revision 'v2'"):
+        read("hub:some/set@v2")
 
 
 def test_held_out_may_be_another_split(hub):

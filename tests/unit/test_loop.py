@@ -1,172 +1,35 @@
 from __future__ import annotations
 
-import copy
-import json
-import math
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from limbeck.errors import InputError, ServiceError
 from limbeck.progress import Meter
-from limbeck.recipe import StudentSection, TrainSection
-from limbeck.records import Example, Targets
+from limbeck.recipe import TrainSection
 from limbeck.train.batch import steps as steps_of
 from limbeck.train.examples import render
-from limbeck.train.learner import Learner, Learns, Lesson, learning_rate
+from limbeck.train.learner import Learner, learning_rate
 from limbeck.train.loop import plan_steps, train
-from limbeck.train.student import start_from_layers
+from school import School, crash, interrupt, lines, make_school, oracle, stop_after, untimed
 from small import asked, load, network, prompts, save
-
-TIMES = ("seconds", "tokens_per_s")
-NARROW = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0}
-
-
-class Silent:
-    def advance(self, *_: object, **__: object) -> None:
-        pass
-
-
-SILENT = cast(Meter, Silent())
-
-
-class School(NamedTuple):
-    start: Path
-    examples: list[Example]
-    held_out: list[Example]
-
-    def lesson(self, role: Learns = "student", steps: int = 5, **keys: Any) -> Lesson:
-        usual = {"steps": steps, "batch_tokens": 220, "micro_tokens": 100, "row_tokens": 64}
-        usual |= {"precision": "float32", "learning_rate": 2e-3}
-        section = TrainSection.model_validate(usual | keys)
-        return Lesson(role, self.start, self.examples, self.held_out, section, 7, steps)
 
 
 @pytest.fixture(scope="module")
 def school(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> School:
-    teacher = load(tiny)
-    rows = asked(teacher, prompts())
-    targets = {t.answer_id: t for t in teacher.score(rows, 6, 1.0)}
-    start = tmp_path_factory.mktemp("school") / "start"
-    start_from_layers(teacher, StudentSection(layers=2), rows[:8], start)
-    examples = render(rows, teacher.tokenizer, targets)
-    return School(start, examples[::2], examples[1::5])
+    return make_school(tiny, tmp_path_factory.mktemp("school") / "start")
 
 
 @pytest.fixture(autouse=True)
 def determinism_left_as_it_was() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def lines(metrics: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in metrics.read_text().splitlines()]
-
-
-def untimed(metrics: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in lines(metrics)]
-
-
-def after(learner: Learner, step: list[list[int]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What one step says of itself, and the gradient that it took: ten times its first moment."""
-    row = learner.learn(step, SILENT)
-    moments = learner.masters.state().items()
-    return row, {k.removeprefix("exp_avg."): 10 * v for k, v in moments if k.startswith("exp_avg.")}
-
-
-def oracle(lesson: Lesson, numbers: list[int]) -> tuple[float, float, dict[str, Tensor]]:
-    """Loss, KL and gradient of a step, each example alone through the plain network, in float64."""
-    made, section = copy.deepcopy(load(lesson.start).network).double(), lesson.section
-    total, kl_sum, count = torch.zeros((), dtype=torch.float64), 0.0, 0
-    for example in (lesson.examples[i] for i in numbers):
-        ids, mask = torch.from_numpy(example.token_ids), torch.from_numpy(example.loss_mask)
-        logits = made(input_ids=ids[None], use_cache=False).logits[0, :-1][mask[1:]]
-        count += len(logits)
-        text = -logits.log_softmax(-1).gather(-1, ids[mask][:, None]).sum()
-        if lesson.role == "control":
-            total = total + text
-            continue
-        targets = example.targets
-        assert isinstance(targets, Targets)
-        log_q = (logits / section.temperature).log_softmax(-1)
-        kept = log_q.gather(-1, torch.from_numpy(targets.top_ids))
-        tail = 1 - kept.exp().sum(-1)
-        log_p = torch.from_numpy(targets.logprobs).double()
-        p_tail = torch.from_numpy(targets.tail).double()
-        kl = (log_p.exp() * (log_p - kept)).sum() + (p_tail * (p_tail / tail).log()).sum()
-        kl_sum += kl.item()
-        total = total + kl * section.temperature**2 + section.text_weight * text
-    (total / count).backward()
-    grads = {k: p.grad for k, p in made.named_parameters() if p.grad is not None}
-    return (total / count).item(), kl_sum / count, grads
-
-
-def same(ours: dict[str, Tensor], theirs: dict[str, Tensor], loose: float) -> None:
-    assert ours.keys() == theirs.keys()
-    size = max(g.abs().max().item() for g in theirs.values())
-    for key, gradient in theirs.items():
-        torch.testing.assert_close(ours[key].double(), gradient.double(), rtol=0, atol=loose * size)
-
-
-@pytest.mark.parametrize(
-    "role, keys",
-    [
-        ("student", {}),
-        ("student", {"temperature": 2.0, "text_weight": 0.3}),
-        ("control", {}),
-    ],
-)
-def test_a_step_is_the_mean_over_its_tokens_however_it_is_cut(
-    school: School, role: Learns, keys: dict[str, Any]
-) -> None:
-    numbers = list(range(8))
-    whole = school.lesson(role, clip=1e9, **keys)
-    loss, kl, wanted = oracle(whole, numbers)
-    norm = math.sqrt(sum((g**2).sum().item() for g in wanted.values()))
-    for step in ([numbers], [[i] for i in numbers], [[5, 0, 7], [1], [2, 3, 6, 4]]):
-        for row_tokens in (1, 70, 1000):
-            learner = Learner(school.lesson(role, clip=1e9, row_tokens=row_tokens, **keys))
-            row, gradient = after(learner, step)
-            assert row["loss"] == pytest.approx(loss, rel=1e-5)
-            assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
-            assert row["kl"] == (pytest.approx(kl, rel=1e-4) if role == "student" else None)
-            same(gradient, wanted, 1e-5)
-
-
-def test_a_network_that_reads_packed_rows_wrongly_is_refused(
-    school: School, tmp_path: Path
-) -> None:
-    narrow = save(network("Qwen2", vocab_size=312, **NARROW), tmp_path / "narrow")
-    with pytest.raises(InputError, match="attention window is shorter than an example"):
-        Learner(school._replace(start=narrow).lesson())
-
-
-def stop_after(step: int, how: Callable[[], object], patch: pytest.MonkeyPatch) -> None:
-    """Let `how` strike in the middle of training, when so many steps are learnt."""
-    learn = Learner.learn
-
-    def struck(self: Learner, *rest: Any) -> dict[str, Any]:
-        row = learn(self, *rest)
-        if row["step"] == step:
-            how()
-        return row
-
-    patch.setattr(Learner, "learn", struck)
-
-
-def interrupt() -> None:
-    signal.raise_signal(signal.SIGINT)
-
-
-def crash() -> None:
-    raise RuntimeError("crash")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -362,23 +225,3 @@ def test_how_long_to_train(school: School, monkeypatch: pytest.MonkeyPatch) -> N
     an_epoch = 2.0 * tokens / told[-1]  # seconds
     assert steps == pytest.approx(30 * 60 / an_epoch * epoch, abs=0.5)
     assert planned(minutes=1e-4) == 1
-
-
-@pytest.mark.parametrize("divergence", ["forward_kl", "jsd", "tvd"])
-def test_a_teacher_at_hand_teaches_as_its_whole_distribution_does(
-    school: School, tiny: Path, divergence: str
-) -> None:
-    """Dense stored targets and the live teacher: the same step."""
-    teacher = load(tiny)
-    rows = [(p, a) for p, a in asked(teacher, prompts())][::2]
-    dense = {t.answer_id: t for t in teacher.score(rows, teacher.head.vocabulary, 2.0, 0)}
-    keys: dict[str, Any] = {"divergence": divergence, "temperature": 2.0, "text_weight": 0.3}
-    lesson = replace(school.lesson(**keys), held_out=())
-    stored = replace(lesson, examples=render(rows, teacher.tokenizer, dense))
-    live = replace(lesson, examples=render(rows, teacher.tokenizer), teacher=teacher)
-    assert Learner(live).self_check() < 1e-5
-    told = [after(one, next(one.steps())) for one in (Learner(stored), Learner(live))]
-    (row, gradient), (other, same_gradient) = told
-    assert other["loss"] == pytest.approx(row["loss"], rel=1e-5)
-    assert other["kl"] == pytest.approx(row["kl"], rel=1e-5)
-    same(gradient, same_gradient, 1e-4)

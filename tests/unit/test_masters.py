@@ -122,6 +122,14 @@ def test_the_gradient_is_clipped_as_a_whole(dtype: torch.dtype, clip: float) -> 
     torch.testing.assert_close(state["exp_avg.vector"], torch.full((5,), -0.4 * shrunk))
 
 
+def put_back(masters: Masters, kept: dict[str, Tensor]) -> None:
+    state = masters.state()
+    assert state.keys() == kept.keys()
+    for key, value in kept.items():
+        state[key].copy_(value)
+    masters.hand_over()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_restored_goes_on_bit_for_bit(dtype: torch.dtype) -> None:
     made, masters = run(dtype, 1e-2, 0.1)
@@ -129,7 +137,7 @@ def test_what_is_restored_goes_on_bit_for_bit(dtype: torch.dtype) -> None:
     assert {key.split(".")[0] for key in kept} == {"master", "step", "exp_avg", "exp_avg_sq"}
     other = Small()
     restored = Masters(other, section(weight_decay=0.1), dtype)
-    restored.restore(kept)
+    put_back(restored, kept)
     assert torch.equal(other.matrix, made.matrix)
     for t in range(5):
         for one, its in ((made, masters), (other, restored)):
@@ -144,5 +152,29 @@ def test_what_is_restored_goes_on_bit_for_bit(dtype: torch.dtype) -> None:
 def test_a_state_from_before_the_first_step_can_be_restored() -> None:
     made = Small()
     masters = Masters(made, section(), torch.float32)
-    masters.restore({key: value.clone() + 1 for key, value in masters.state().items()})
+    put_back(masters, {key: value.clone() + 1 for key, value in masters.state().items()})
     assert (made.matrix == 2).all() and (made.vector == 2).all()
+
+
+def test_what_is_frozen_stays_and_has_no_master() -> None:
+    made = Small()
+    made.vector.requires_grad_(False)
+    masters = Masters(made, section(), torch.bfloat16)
+    assert {key.partition(".")[2] for key in masters.state()} == {"matrix"}
+    assert [name for name, _ in masters.whole()] == ["matrix"]
+    made.matrix.float().sum().backward()
+    masters.gather()
+    masters.step(1e-2)
+    assert (made.matrix < 1).all() and (made.vector == 1).all()
+    assert made.vector.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_that_are_forgotten_leave_no_trace(dtype: torch.dtype) -> None:
+    made = Small()
+    masters = Masters(made, section(), dtype)
+    push(made, masters, torch.full((3, 4), 7.0), torch.full((5,), 7.0))
+    (made.matrix.float() * 3).sum().backward()  # a pass that did not come to its end
+    masters.forget()
+    push(made, masters, torch.ones(3, 4), torch.ones(5))
+    assert masters.step(0.0) == pytest.approx(17**0.5, rel=1e-6)

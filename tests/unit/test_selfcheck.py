@@ -18,7 +18,7 @@ from limbeck.progress import Meter
 from limbeck.recipe import Divergence, TrainSection
 from limbeck.records import Example, Targets
 from limbeck.train import learner as room
-from limbeck.train import loop, losses
+from limbeck.train import loop, losses, objective
 from limbeck.train.batch import Batch
 from limbeck.train.fused import Fused
 from limbeck.train.learner import Learner, Learns, Lesson
@@ -209,7 +209,7 @@ def test_a_wrong_batch_is_named(start: Path, name: str, monkeypatch: pytest.Monk
 def test_a_wrong_divergence_is_named(
     start: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "fused_loss", by(IN_THE_LOSS[name]))
+    monkeypatch.setattr(objective, "fused_loss", by(IN_THE_LOSS[name]))
     with pytest.raises(GateError, match=f"before the first step: {name}"):
         learner(start, temperature=2.0).self_check()
 
@@ -217,7 +217,7 @@ def test_a_wrong_divergence_is_named(
 def test_a_mixture_the_wrong_way_round_is_named(
     start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "fused_loss", by(other_beta))
+    monkeypatch.setattr(objective, "fused_loss", by(other_beta))
     with pytest.raises(GateError, match="divergence: beta weighs the wrong side"):
         learner(start, divergence="jsd", beta=0.2).self_check()
 
@@ -226,14 +226,14 @@ def test_a_mixture_the_wrong_way_round_is_named(
 def test_a_mean_taken_twice_is_named(
     start: Path, role: Learns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fused = Learner._fused  # pyright: ignore[reportPrivateUsage]
+    forward = objective.Objective.forward
 
-    def mean(self: Learner, *rest: Any) -> Fused:
-        found = fused(self, *rest)
+    def mean(self: objective.Objective, *rest: Any) -> Fused:
+        found = forward(self, *rest)
         tokens = len(found.values)
-        return replace(found, total=found.total / tokens, values=found.values / tokens)
+        return found._replace(total=found.total / tokens, values=found.values / tokens)
 
-    monkeypatch.setattr(Learner, "_fused", mean)
+    monkeypatch.setattr(objective.Objective, "forward", mean)
     with pytest.raises(GateError, match="normaliser: divided twice by the number of learnt tokens"):
         learner(start, role).self_check()
 
@@ -270,7 +270,7 @@ def test_what_no_known_mistake_explains_is_still_refused(
     start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slightly_more = by(lambda *a, **k: losses.divergence(*a, **k) * 1.01)
-    monkeypatch.setattr(room, "fused_loss", slightly_more)
+    monkeypatch.setattr(objective, "fused_loss", slightly_more)
     with pytest.raises(GateError, match="no known mistake explains it"):
         learner(start).self_check()
 
@@ -278,7 +278,7 @@ def test_what_no_known_mistake_explains_is_still_refused(
 def test_nothing_is_trained_where_it_fails(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "fused_loss", by(no_tail))
+    monkeypatch.setattr(objective, "fused_loss", by(no_tail))
     with pytest.raises(GateError, match="tail is dropped"):
         loop.train(learner(start).lesson, tmp_path / "run", tmp_path / "m.jsonl", torch.float32)
     assert not (tmp_path / "run" / "final").exists()

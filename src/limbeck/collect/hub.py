@@ -16,44 +16,49 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 PREFIX = "hub:"
-_SOURCE = re.compile(r"hub:([\w.-]+/[\w.-]+)(?::([^:]+))?")
+_SOURCE = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([^:@]+))?(?::([^:]+))?")
 _SHARD = re.compile(r"(-\d+-of-\d+(-\w+)?|(^|[-_./])\d+)$")
 _CONVERTED = "refs/convert/parquet"
 
 
 def parquet_files(source: str) -> Iterator[tuple[str, Path]]:
-    """The Parquet files of hub:OWNER/NAME[:SPLIT], each downloaded when it is asked for.
+    """The Parquet files of hub:OWNER/NAME[@REVISION][:SPLIT], each downloaded when asked for.
 
     Gives (hub:OWNER/NAME/file, local path), in the order of their names, all of one commit. They
-    come from the main branch, or from the hub's own conversion where that has none. SPLIT is
-    train unless written, and may be FOLDER/SPLIT where several folders have one. Raises
-    InputError for what the source gets wrong, ServiceError for a hub that fails.
+    come from REVISION, a branch, tag or commit; without it from the main branch, or from the hub's
+    own conversion where that has none. SPLIT is train unless written, and may be FOLDER/SPLIT where
+    several folders have one. Raises InputError for what the source gets wrong, ServiceError for a
+    hub that fails.
     """
     match = _SOURCE.fullmatch(source)
     if match is None:
-        raise InputError(f"{source}: write hub:OWNER/NAME, or hub:OWNER/NAME:SPLIT.")
-    repo, split = match.groups()
+        raise InputError(f"{source}: write hub:OWNER/NAME, with @REVISION or :SPLIT behind it.")
+    repo, pinned, split = match.groups()
     try:
         from huggingface_hub import HfApi, constants
     except ImportError:
         raise InputError(f"{source} needs a package: pip install huggingface_hub") from None
     api, cache = HfApi(), Path(constants.HF_HUB_CACHE)
     with _hub_errors(source):
-        commit, files = _listing(api, source, repo)
+        commit, files = _listing(api, source, repo, pinned)
     for file in _of_split(source, repo, files, split):
         with _hub_errors(source), full_disk_named(cache):
             path = api.hf_hub_download(repo, file, repo_type="dataset", revision=commit)
         yield f"{PREFIX}{repo}/{file}", Path(path)
 
 
-def _listing(api: HfApi, source: str, repo: str) -> tuple[str | None, list[str]]:
+def _listing(
+    api: HfApi, source: str, repo: str, pinned: str | None
+) -> tuple[str | None, list[str]]:
     """The commit to read and its Parquet files."""
     from huggingface_hub.errors import RevisionNotFoundError
 
-    for revision in (None, _CONVERTED):
+    for revision in (pinned,) if pinned else (None, _CONVERTED):
         try:
             commit = api.dataset_info(repo, revision=revision).sha
         except RevisionNotFoundError:
+            if pinned:
+                raise InputError(f"{PREFIX}{repo} has no revision {pinned!r}") from None
             continue
         every = api.list_repo_files(repo, repo_type="dataset", revision=commit)
         files = sorted(file for file in every if file.endswith(".parquet"))

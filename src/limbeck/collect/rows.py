@@ -19,7 +19,7 @@ Row: TypeAlias = tuple[str, dict[str, Any]]
 
 
 def read_rows(source: str, fields: Sequence[str], others: Sequence[str]) -> Iterator[Row]:
-    """The rows of `source`: a .jsonl, .csv, .parquet or .txt file, or hub:OWNER/NAME[:SPLIT].
+    """The rows of a .jsonl, .csv, .parquet or .txt file, or hub:OWNER/NAME[@REVISION][:SPLIT].
 
     A line of plain text becomes the first of `fields`; blank lines are no rows. Of a Parquet file
     that has any of `fields`, only those and `others` are read. Raises InputError naming the file,
@@ -34,7 +34,7 @@ def read_rows(source: str, fields: Sequence[str], others: Sequence[str]) -> Iter
     if suffix not in (".jsonl", ".csv", ".parquet", ".txt"):
         raise InputError(
             f"{source}: unknown kind of file {suffix or 'without a suffix'}; "
-            "known are .jsonl, .csv, .parquet, .txt and hub:OWNER/NAME[:SPLIT]."
+            "known are .jsonl, .csv, .parquet, .txt and hub:OWNER/NAME[@REVISION][:SPLIT]."
         )
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"

@@ -9,8 +9,9 @@ tokens; a shard without a line does not count. Read targets stay packed until th
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from limbeck import ranks
 from limbeck.collect.packing import pack, token_ids
 from limbeck.errors import InputError
 from limbeck.files import full_disk_named, sha256_file, whole_file, write_text
@@ -52,21 +54,18 @@ class TargetsFolder:
     def write(self, model: Model, asked: Sequence[Asked]) -> dict[str, int | float]:
         """Score the answers with the teacher, shard by shard, skipping shards that are finished.
 
-        Shards of answers that are no longer among these are removed. Returns what there is now:
-        answers, tokens, and bytes a token on disk.
+        Where there are several ranks, each scores a share. Shards of answers that are no longer
+        among these are removed. Returns what there is now: answers, tokens, and bytes a token on
+        disk.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         plan = _shards(asked)
         there = {name for name in _index(self.path) if (self.path / name).exists()}
         due = {name: rows for name, rows in plan.items() if name not in there}
-        bound = self.binding
-        total, left = _tokens(asked), sum(_tokens(rows) for rows in due.values())
+        total = _tokens(asked)
         if due:
-            with stage_bar("targets", total, "tokens", total - left) as meter:
-                for name, rows in due.items():
-                    scored = model.score(rows, bound.top_k, bound.temperature, bound.tail_samples)
-                    self._write_shard(name, list(scored))
-                    meter.advance(rows=_tokens(rows), tokens=_tokens(rows))
+            left = sum(_tokens(rows) for rows in due.values())
+            ranks.together(TargetsFolder.score, self, model, due, total - left)
         self._keep_only(plan.keys())
         size = sum((self.path / name).stat().st_size for name in plan)
         return {"answers": len(asked), "tokens": total, "bytes_per_token": round(size / total, 1)}
@@ -96,6 +95,17 @@ class TargetsFolder:
                 )
         return found
 
+    def score(self, model: Model, due: Mapping[str, Sequence[Asked]], done: int) -> None:
+        """Score and store this rank's share of the shards that are due; `done` tokens are not."""
+        names, bound = list(due)[ranks.rank() :: ranks.world()], self.binding
+        left = sum(_tokens(due[name]) for name in names)
+        with stage_bar("targets", done + left, "tokens", done) as meter:
+            for name in names:
+                rows = due[name]
+                scored = model.score(rows, bound.top_k, bound.temperature, bound.tail_samples)
+                self._write_shard(name, list(scored))
+                meter.advance(rows=_tokens(rows), tokens=_tokens(rows))
+
     def _write_shard(self, name: str, scored: list[Targets]) -> None:
         from safetensors.numpy import save_file
 
@@ -117,6 +127,7 @@ class TargetsFolder:
             "tokens": sum(lengths),
         }
         with full_disk_named(path), (self.path / "index.jsonl").open("a") as index:
+            fcntl.flock(index, fcntl.LOCK_EX)  # other ranks add their lines too
             index.write(json.dumps(line) + "\n")
 
     def _keep_only(self, names: Set[str]) -> None:

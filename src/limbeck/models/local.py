@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,8 +48,14 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_network(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
-    """Load a causal language model from safetensors, in evaluation mode.
+def load_network(
+    folder: Path,
+    dtype: torch.dtype,
+    where: torch.device | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> Any:
+    """Load a causal language model from safetensors, in evaluation mode, onto `device()`.
 
     Raises InputError with the library's reason when the folder is not one, and ServiceError when
     memory does not suffice.
@@ -70,7 +77,7 @@ def load_network(folder: Path, dtype: torch.dtype, *, trust_remote_code: bool = 
     except Exception as error:
         reason = first_line(error)
         raise InputError(f"{folder} cannot be loaded as a language model: {reason}") from None
-    return network.to(device()).eval()
+    return network.to(where or device()).eval()
 
 
 class LocalModel:
@@ -80,6 +87,8 @@ class LocalModel:
         weights: where they are; a GGUF is dequantised once and cached.
         precision: of the products; "auto" takes bfloat16 where the processor has it.
         batch_size: prompts answered at once.
+
+    Pickled for another process, it is loaded anew there.
     """
 
     route = "local"
@@ -93,6 +102,13 @@ class LocalModel:
         trust_remote_code: bool = False,
     ) -> None:
         folder = ordinary_folder(weights)
+        self._again = partial(
+            LocalModel,
+            weights,
+            precision=precision,
+            batch_size=batch_size,
+            trust_remote_code=trust_remote_code,
+        )
         self.name, self.fingerprint, self.folder = weights.name, weights.fingerprint, folder
         self.batch_size = batch_size
         self.tokenizer = ChatTokenizer(folder)
@@ -102,6 +118,9 @@ class LocalModel:
         self.head = Head(self.network, len(self.tokenizer.inner))
         self.stops = self.tokenizer.stop_ids(self.network.generation_config)
         self.context = int(getattr(self.network.config, "max_position_embeddings", 0) or 1 << 30)
+
+    def __reduce__(self) -> tuple[Callable[[], LocalModel], tuple[()]]:
+        return self._again, ()
 
     @property
     def parameters(self) -> int:

@@ -167,18 +167,18 @@ def steps(
     epoch = 0
     while True:
         order = np.random.default_rng([seed, epoch]).permutation(len(lengths)).tolist()
-        for step in _cut(order, lengths, batch_tokens):
-            yield list(_cut(step, lengths, micro_tokens))
+        for step in cut(order, lengths, batch_tokens):
+            yield list(cut(step, lengths, micro_tokens))
         epoch += 1
 
 
 def steps_per_epoch(lengths: Sequence[int], batch_tokens: int, seed: int) -> int:
     """Optimizer steps in the first epoch (others may differ by one)."""
     order = np.random.default_rng([seed, 0]).permutation(len(lengths)).tolist()
-    return sum(1 for _ in _cut(order, lengths, batch_tokens))
+    return sum(1 for _ in cut(order, lengths, batch_tokens))
 
 
-def _cut(order: Sequence[int], lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+def cut(order: Sequence[int], lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Runs of at most `tokens` tokens; a longer example stands alone."""
     run: list[int] = []
     filled = 0

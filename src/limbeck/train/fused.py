@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,8 +37,7 @@ _BLOCK = 2**19  # logits that take all passes before the next do: they stay in a
 _LIVE_BLOCK = 2**17  # the same beside a live teacher's, with everything between the two
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fused:
+class Fused(NamedTuple):
     """What `fused_loss` gives.
 
     `total` is a scalar, differentiable in the states and in the head's weight and bias. `values`

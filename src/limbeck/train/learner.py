@@ -14,23 +14,28 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from limbeck.errors import InputError, ServiceError
+from limbeck import ranks
+from limbeck.errors import ServiceError, first_line
 from limbeck.files import whole_folder
 from limbeck.models.head import Head
 from limbeck.models.local import LocalModel, compute_dtype, device, load_network
 from limbeck.models.tokenizer import ChatTokenizer
-from limbeck.progress import Meter
-from limbeck.recipe import Divergence, TrainSection
+from limbeck.progress import Meter, say
+from limbeck.recipe import RUNS_ALIKE, TrainSection
 from limbeck.records import Example, identity
 from limbeck.train import checkpoint
-from limbeck.train.batch import Batch, check_packing, pack, steps
-from limbeck.train.fused import Fused, fused_loss
+from limbeck.train.batch import Batch, check_packing, cut, pack, steps
+from limbeck.train.compiling import compile_layers
+from limbeck.train.lora import add_adapters, merge_adapters
 from limbeck.train.masters import Masters
+from limbeck.train.objective import Objective, shard
 from limbeck.train.oracle import Rule
 from limbeck.train.selfcheck import check, lever, with_teacher
-from limbeck.train.teacher import Live, Sparse, TargetError
+from limbeck.train.teacher import TargetError
 
 Learns: TypeAlias = Literal["student", "control"]
+Micro: TypeAlias = Sequence[Example]
+CPU = torch.device("cpu")
 HELD_OUT_EXAMPLES = 12
 HELD_OUT_TIMES = 6
 
@@ -55,27 +60,38 @@ class Lesson:
     @property
     def plan(self) -> str:
         """The hash of what decides the course of training, kept with each checkpoint."""
-        settings = self.section.model_dump(exclude={"checkpoint_seconds", "minutes", "epochs"})
+        settings = self.section.model_dump(exclude={*RUNS_ALIKE, "minutes", "epochs"})
         ids = [e.answer_id for e in self.examples]
         return identity("plan", self.role, self.steps, self.seed, settings, ids)
 
 
 class Learner:
-    """A network with its masters, somewhere in its lesson."""
+    """A network with its masters, somewhere in its lesson; on one rank, or shared by several."""
 
     def __init__(self, lesson: Lesson) -> None:
         self.lesson, self.section = lesson, lesson.section
-        dtype = compute_dtype(self.section.precision)
-        self.network: Any = load_network(lesson.start, torch.float32)
-        check_packing(self.network.base_model, lesson.examples)
-        self.network.train()
-        self.network.config.use_cache = False
-        self.masters = Masters(self.network, self.section, dtype)
-        tokenizer = ChatTokenizer(lesson.start)
-        self.head = Head(self.network, len(tokenizer.inner))
-        self.tokenizer = tokenizer
+        self.tokenizer = ChatTokenizer(lesson.start)
         self.progress = checkpoint.Progress(lesson.plan)
         self._lengths = [len(e.token_ids) for e in lesson.examples]
+        dtype = compute_dtype(self.section.precision)
+        shared = ranks.world() > 1  # then no device holds all of it
+        self.network: Any = load_network(lesson.start, torch.float32, CPU if shared else device())
+        check_packing(self.network.base_model, lesson.examples)
+        head = Head(self.network, len(self.tokenizer.inner))
+        if self.section.lora_rank:
+            add_adapters(self.network, self.section.lora_rank)
+        self.network.train()
+        self.network.config.use_cache = False
+        if self.section.checkpoint_activations:
+            self.network.activation_checkpointing_enable({"use_reentrant": False})
+        if self.section.compile:
+            first = [lesson.examples[i] for i in next(self.steps())[0]]
+            compile_layers(self.network.base_model, self._batch(first), dtype)
+        teacher = lesson.teacher.head if lesson.teacher else None
+        self.objective: Any = Objective(self.network, head, self.section, teacher)
+        if shared:
+            shard(self.objective, dtype)
+        self.masters = Masters(self.network, self.section, dtype)
 
     def steps(self) -> Iterator[list[list[int]]]:
         """The optimizer steps still to take, each a list of micro-batches of example numbers."""
@@ -124,66 +140,21 @@ class Learner:
         first = [self.lesson.examples[i] for i in next(self.steps())[0]]
         if self.lesson.teacher is not None:
             first = with_teacher(first, self.lesson.teacher, section.temperature)
+        network = self.network
+        if ranks.world() > 1:  # a sharded network cannot be asked alone
+            network = self._gathered()[0].to(compute_dtype(section.precision))
 
-        def step(micros: Sequence[Sequence[Example]]) -> tuple[float, Tensor]:
+        def step(micros: Sequence[Micro]) -> tuple[float, Tensor]:
             loss = self._gather(micros)[0]
-            return loss, self.masters.take_gradient(lever(self.network))
+            return loss, self.masters.take_gradient(lever(network))
 
         kind = section.divergence if self.lesson.role == "student" else None
         rule = Rule(kind, section.beta, section.skew, section.temperature, section.text_weight)
-        return check(self.network, first, step, rule, self.head.vocabulary)
-
-    def _gather(self, step: Sequence[Sequence[Example]]) -> tuple[float, float, int]:
-        """Forward and backward of a step: mean loss and KL in nats, and the learnt tokens.
-
-        The gradients wait in the masters.
-        """
-        batches = [pack(micro, self.section.row_tokens).to(device()) for micro in step]
-        learnt = sum(len(b.labels) for b in batches)
-        kind = None if self.lesson.role == "control" else self.section.divergence
-        loss, kl = 0.0, 0.0
-        for micro, batch in zip(step, batches, strict=True):
-            with self._answer_named(micro, batch):
-                found = self._fused(batch, kind, learnt)
-            found.total.backward()
-            self.masters.gather()
-            loss += found.values.sum().item() / learnt
-            kl += found.kls.sum().item() / learnt
-        return loss, kl, learnt
-
-    def _fused(self, batch: Batch, kind: Divergence | None, normaliser: int) -> Fused:
-        """The loss of a packed batch, over `normaliser`; `kind` None learns the text alone."""
-        section = self.section
-        return fused_loss(
-            _states(self.head, batch),
-            self.head,
-            self._targets(batch) if kind else None,
-            kind,
-            beta=section.beta,
-            skew=section.skew,
-            temperature=section.temperature,
-            labels=batch.labels,
-            text_weight=section.text_weight if kind else 0.0,
-            normaliser=normaliser,
-        )
-
-    def _targets(self, batch: Batch) -> Sparse | Live:
-        if self.lesson.teacher is not None:
-            with torch.inference_mode():
-                states = _states(self.lesson.teacher.head, batch)
-            return Live(states, self.lesson.teacher.head)
-        if batch.top_ids is None or batch.logprobs is None or batch.tail is None:
-            raise InputError("The examples carry no targets; only the text can be learnt from them")
-        return Sparse(batch.top_ids, batch.logprobs, batch.tail, batch.tail_ids, batch.tail_entropy)
-
-    @contextmanager
-    def _answer_named(self, examples: Sequence[Example], batch: Batch) -> Iterator[None]:
-        """Say whose token it is that the teacher's distribution is wrong for."""
+        self.network.eval()
         try:
-            yield
-        except TargetError as error:
-            answer = examples[int(batch.owners[error.row])].answer_id
-            raise ServiceError(f"Answer {answer}: {error}") from None
+            return check(network, first, step, rule, self.objective.head.vocabulary)
+        finally:
+            self.network.train()
 
     def held_out_kl(self) -> dict[str, Any] | None:
         """Mean forward KL on a few held-out answers, six times on the way; None in between."""
@@ -191,36 +162,125 @@ class Learner:
         every = max(1, last // HELD_OUT_TIMES)
         if not self.lesson.held_out or (step % every and step != last):
             return None
-        examples = self.lesson.held_out[:HELD_OUT_EXAMPLES]
-        with torch.inference_mode():
-            batch = pack(examples, self.section.row_tokens).to(device())
-            kls = self._fused(batch, "forward_kl", 1).kls
-        return {"step": step, "held_out_kl": kls.mean().item(), **self._who()}
+        with torch.no_grad():
+            kls = [
+                self.objective(self._batch(some), "forward_kl", 1).kls
+                for some in self._cut(self.lesson.held_out[:HELD_OUT_EXAMPLES])
+            ]
+        if ranks.world() > 1:
+            self.objective.reshard()  # a forward pass without a backward leaves it whole
+        return {"step": step, "held_out_kl": torch.cat(kls).mean().item(), **self._who()}
 
     def export(self, path: Path, dtype: torch.dtype) -> None:
-        """Write the masters, rounded to `dtype`, as a model folder with tokenizer and template."""
-        tensors = self.masters.state()
-        for name, parameter in self.network.named_parameters():
-            parameter.data = tensors[f"master.{name}"].to(dtype)
-        self.network.to(dtype)
-        self.network.config.use_cache = True
+        """Write the masters, rounded to `dtype`, as a model folder with tokenizer and template.
+
+        All ranks call it, and rank 0 writes.
+        """
+        network, adapted = self._gathered()
+        if ranks.rank() > 0:
+            return
+        if adapted is not None:
+            network = merge_adapters(adapted)
+        network.to(dtype)
         with whole_folder(path) as part:
-            self.network.save_pretrained(part)
+            network.save_pretrained(part)
             self.tokenizer.inner.save_pretrained(part)
+
+    def _gathered(self) -> tuple[Any, Any]:
+        """A network of its own that holds the masters of all ranks, and its adapters or None."""
+        network = load_network(self.lesson.start, torch.float32, CPU)
+        lora = self.section.lora_rank
+        adapted = add_adapters(network, lora) if lora else None
+        parameters = dict(network.named_parameters())
+        for name, master in self.masters.whole():
+            parameters[name].data.copy_(master)
+        return network, adapted
+
+    def _gather(self, step: Sequence[Micro]) -> tuple[float, float, int]:
+        """Forward and backward of a step: mean loss and KL in nats, and the learnt tokens.
+
+        The gradients wait in the masters. Where memory runs out, a forward pass takes half the
+        tokens from then on; ServiceError where it runs out again.
+        """
+        learnt = sum(int(e.loss_mask[1:].sum()) for micro in step for e in micro)
+        try:
+            return *self._passes(step, learnt), learnt
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            reason = first_line(error)
+        # Only here, with the traceback gone, are the tensors of the failed pass free.
+        self._halve(reason)
+        return self._gather(step)
+
+    def _passes(self, step: Sequence[Micro], learnt: int) -> tuple[float, float]:
+        kind = None if self.lesson.role == "control" else self.section.divergence
+        loss, kl = 0.0, 0.0
+        for micro, counts in self._dealt(step):
+            batch = self._batch(micro)
+            with self._answer_named(micro, batch):
+                found = self.objective(batch, kind, learnt)
+            (found.total if counts else found.total * 0).backward()
+            self.masters.gather()
+            if counts:
+                loss += found.values.sum().item() / learnt
+                kl += found.kls.sum().item() / learnt
+        loss, kl = ranks.total([loss, kl])
+        return loss, kl
+
+    def _dealt(self, step: Sequence[Micro]) -> Iterator[tuple[Micro, bool]]:
+        """This rank's micro-batches, and whether they count: all ranks make as many passes.
+
+        A rank that has none left takes the shortest example along, at weight 0.
+        """
+        whole = [part for micro in step for part in self._cut(micro)]
+        spare = [min((e for micro in step for e in micro), key=lambda e: len(e.token_ids))]
+        for start in range(0, len(whole), ranks.world()):
+            mine = whole[start : start + ranks.world()][ranks.rank() :]
+            yield (mine[0], True) if mine else (spare, False)
+
+    def _cut(self, examples: Micro) -> Iterator[Micro]:
+        """The examples in runs that a forward pass takes."""
+        lengths = [len(e.token_ids) for e in examples]
+        for run in cut(range(len(examples)), lengths, self._budget):
+            yield [examples[i] for i in run]
+
+    @property
+    def _budget(self) -> int:
+        """Tokens a forward pass takes."""
+        usual = self.section.micro_tokens
+        return min(self.progress.micro_tokens or usual, usual)
+
+    def _halve(self, reason: str) -> None:
+        """Take half the tokens a pass from now on; ServiceError where that was done before."""
+        step, before = self.progress.step + 1, self.section.micro_tokens
+        if ranks.world() > 1 or self._budget < before or before == 1:
+            raise ServiceError(
+                f"Out of memory in step {step} ({reason}). Lower train.micro_tokens (now "
+                f"{self._budget}) or train.row_tokens, or set train.checkpoint_activations = true, "
+                "and run the same command: it goes on from the last checkpoint."
+            )
+        self.masters.forget()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.progress.micro_tokens = before // 2
+        say(f"{'train':>9}  out of memory in step {step}: going on with train.micro_tokens = "
+            f"{self._budget} instead of {before}")  # fmt: skip
+
+    def _batch(self, examples: Micro) -> Batch:
+        return pack(examples, self.section.row_tokens).to(device())
+
+    @contextmanager
+    def _answer_named(self, examples: Micro, batch: Batch) -> Iterator[None]:
+        """Say whose token it is that the teacher's distribution is wrong for."""
+        try:
+            yield
+        except TargetError as error:
+            answer = examples[int(batch.owners[error.row])].answer_id
+            raise ServiceError(f"Answer {answer}: {error}") from None
 
     def _who(self) -> dict[str, str]:
         return {"stage": "train", "role": self.lesson.role}
-
-
-def _states(head: Head, batch: Batch) -> Tensor:
-    """The states (N, hidden) of a model's body that predict the batch's learnt tokens."""
-    out = head.body(
-        input_ids=batch.token_ids,
-        attention_mask=batch.visible,
-        position_ids=batch.positions,
-        use_cache=False,
-    )
-    return out.last_hidden_state.flatten(0, 1).index_select(0, batch.predicts)
 
 
 def learning_rate(section: TrainSection, step: int, total: int) -> float:
@@ -229,3 +289,9 @@ def learning_rate(section: TrainSection, step: int, total: int) -> float:
     if step < rise:
         return section.learning_rate * (step + 1) / rise
     return section.learning_rate * (total - step) / max(1, total - rise)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether the processor's or the GPU's memory ran out."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "DefaultCPUAllocator" in str(error)

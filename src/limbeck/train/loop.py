@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from limbeck import ranks
 from limbeck.files import full_disk_named
 from limbeck.progress import say, stage_bar
 from limbeck.train import checkpoint
@@ -24,20 +25,23 @@ def train(lesson: Lesson, folder: Path, metrics: Path, dtype: torch.dtype) -> ch
 
     Leaves `folder/final`, a model folder in `dtype`, and appends to `metrics` one JSON line a step.
     A kill loses the steps since the last checkpoint; they are taken again with the same outcome.
+    As a job of several ranks all of them train one student, and rank 0 writes.
     """
     torch.use_deterministic_algorithms(True)
     # Else every new tensor is first filled.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.manual_seed(lesson.seed)
     folder.mkdir(parents=True, exist_ok=True)
+    label = "train" if lesson.role == "student" else "control"
     learner = Learner(lesson)
-    if found := checkpoint.load_newest(folder, lesson.plan):
-        learner.progress, tensors = found
-        learner.masters.restore(tensors)
-        del tensors
+    if found := checkpoint.load_newest(folder, lesson.plan, learner.masters.state()):
+        learner.progress, by = found
+        learner.masters.hand_over()
+        if by != ranks.world():
+            step = learner.progress.step
+            say(f"{label:>9}  step {step} was saved by {by} processes; {ranks.world()} go on")
     else:
         say(f"self-check  loss agrees with the float64 oracle to {learner.self_check():.0e}")
-    label = "train" if lesson.role == "student" else "control"
     with (
         stage_bar(label, lesson.steps, "steps", learner.progress.step) as meter,
         _appending(metrics) as write,
@@ -49,14 +53,17 @@ def train(lesson: Lesson, folder: Path, metrics: Path, dtype: torch.dtype) -> ch
             write(row)
             if held_out := learner.held_out_kl():
                 write(held_out)
-            due = time.monotonic() - saved > lesson.section.checkpoint_seconds
-            if stop_asked() or (due and learner.progress.step < lesson.steps):
+            late = time.monotonic() - saved > lesson.section.checkpoint_seconds
+            # Clocks and signals differ between ranks: one that asks is enough.
+            stop, due = ranks.total([stop_asked(), late and learner.progress.step < lesson.steps])
+            if stop or due:
                 checkpoint.save(folder, learner.progress, learner.masters.state())
                 saved = time.monotonic()
-            if stop_asked():
+            if stop:
                 raise KeyboardInterrupt
     learner.export(folder / "final", dtype)
-    checkpoint.clear(folder)
+    if ranks.rank() == 0:
+        checkpoint.clear(folder)
     return learner.progress
 
 
@@ -75,18 +82,20 @@ def plan_steps(lesson: Lesson) -> int:
         return max(1, round(section.epochs * epoch))
     assert section.minutes is not None, "the recipe was checked"
     learner = Learner(lesson)
-    step = next(learner.steps())
-    micro = [step[0]]
+    micros = [next(learner.steps())[0]] * ranks.world()  # one each
     with stage_bar("measure", 2, "batches") as meter:
-        first, second = (learner.learn(micro, meter)["seconds"] for _ in range(2))
-    tokens = sum(lengths[i] for i in step[0])
+        first, second = (learner.learn(micros, meter)["seconds"] for _ in range(2))
+    tokens = sum(lengths[i] for micro in micros for i in micro)
     a_step = (second - first) * sum(lengths) / epoch / tokens
     return max(1, round(section.minutes * 60 / a_step))
 
 
 @contextmanager
 def _appending(path: Path) -> Iterator[Any]:
-    """Append JSON lines, in place of a last line that a kill cut short."""
+    """Append JSON lines, in place of a last line that a kill cut short; only rank 0 does."""
+    if ranks.rank() > 0:
+        yield lambda _: None
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with full_disk_named(path), path.open("a+b") as file:
         file.seek(0)

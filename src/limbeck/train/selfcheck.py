@@ -48,8 +48,8 @@ _ROUGH = _Bounds(loss=2e-2, floor=1e-2, gradient=0.2)  # 8 bits of mantissa, thr
 
 
 def lever(network: Any) -> str:
-    """The parameter that gradients are compared by: the body's last, which every state passes."""
-    last = [*network.base_model.parameters()][-1]
+    """The parameter that gradients are compared by: the last learnt one that every state passes."""
+    last = [p for p in network.base_model.parameters() if p.requires_grad][-1]
     return next(name for name, parameter in network.named_parameters() if parameter is last)
 
 
