@@ -268,7 +268,7 @@ def ours(url: str, n: int, place: Path, most: int) -> dict[str, Any]:
     from limbeck.models.served import ServedModel
     from limbeck.recipe import TeacherSection
     from limbeck.records import Message, Prompt, Sampling
-    from provider import answer_to
+    from provider import answer_to  # pyright: ignore[reportMissingImports]
 
     def prompts() -> Iterator[Prompt]:
         for i, text in enumerate(questions(n)):
@@ -285,7 +285,8 @@ def ours(url: str, n: int, place: Path, most: int) -> dict[str, Any]:
         for prompt, answer in paired(prompts(), asking, store):
             kept = answer is not None and answer.outcome == "kept"
             answered += kept
-            right += kept and answer.text == answer_to(prompt.messages[0].content)
+            if answer is not None and kept:
+                right += answer.text == answer_to(prompt.messages[0].content)
     return {**found, "answered": answered, "right": right}
 
 
@@ -378,7 +379,7 @@ def rows_in(path: Path) -> dict[str, str]:
 
 def read_rows(path: Path) -> dict[str, int]:
     """Answers and right answers in a file of rows."""
-    from provider import answer_to
+    from provider import answer_to  # pyright: ignore[reportMissingImports]
 
     rows = rows_in(path)
     return {"answered": len(rows), "right": sum(answer_to(q) == text for q, text in rows.items())}
@@ -390,7 +391,7 @@ def fill(url: str, n: int, place: Path, most: int) -> dict[str, Any]:
     from limbeck.collect.prompts import write_prompts
     from limbeck.collect.store import AnswerStore
     from limbeck.records import Answer, Message, Prompt, Sampling, Usage
-    from provider import answer_to
+    from provider import answer_to  # pyright: ignore[reportMissingImports]
 
     def prompts() -> Iterator[Prompt]:
         for i, text in enumerate(questions(n)):

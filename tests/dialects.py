@@ -107,7 +107,7 @@ def _anthropic_turns(m: dict[str, Any]) -> list[Turn]:
 def _read_gemini(path: str, body: dict[str, Any]) -> Asked:
     turns: list[Turn] = []
     for content in body["contents"]:
-        role = {"model": "assistant"}.get(content["role"], content["role"])
+        role = "assistant" if content["role"] == "model" else "user"
         parts = content["parts"]
         given = [p["functionResponse"] for p in parts if "functionResponse" in p]
         calls = [p["functionCall"] for p in parts if "functionCall" in p]

@@ -123,9 +123,10 @@ def iterate_prompts(path: Path) -> Iterator[Prompt]:
                 Message(**(turn | {"tool_calls": tuple(turn.get("tool_calls", ()))}))
                 for turn in row["messages"]
             )
-            lists = {name: tuple(row.get(name, ())) for name in ("tags", "tools")}
-            prompt = Prompt(**(row | lists | {"messages": messages}))
-        except (KeyError, TypeError):
+            told: dict[str, Any] = row | {"messages": messages}
+            told |= {name: tuple(row.get(name, ())) for name in ("tags", "tools")}
+            prompt = Prompt(**told)
+        except (AttributeError, KeyError, TypeError):
             raise InputError(f"{place}: not a prompt record.") from None
         id_ = Prompt.identify(messages, prompt.tools, prompt.schema)
         if prompt.id != id_ or prompt.split not in ("train", "held_out"):
