@@ -217,7 +217,8 @@ class Ground:
             raise InputError(f"{self.folder} has no answers yet: run limbeck collect first")
         with AnswerStore(self.store_path, read_only=True) as store:
             found = rows(self.each_prompt(), self.asking, store, outcome)
-            yield from messages(found) if form == "messages" else found
+            aloud = self.recipe.train.reasoning
+            yield from messages(found, reasoning=aloud) if form == "messages" else found
 
     def cost(self) -> dict[str, float]:
         """What the run has cost so far: seconds, dollars, the teacher's tokens."""
