@@ -10,7 +10,7 @@ PIP_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -q install --no-compile $(PIP_ARGS)
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-train bench-align lock clean
+.PHONY: help demo test check bench bench-align bench-collect bench-train lock clean
 help:           ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -28,6 +28,11 @@ check: $(VENV)/.dev  ## lint, types and tests
 
 bench: $(VENV)/.dev  ## what the demo's numbers come from; one JSON line last
 	$(BIN)/python benchmarks/walk.py
+
+bench-collect: $(VENV)/.dev  ## collecting beside the openai SDK: limit, ceiling, faults, kills, memory
+	@$(PYTHON) -m venv $(VENV)/sdk
+	@$(VENV)/sdk/bin/python -m pip --disable-pip-version-check -q install openai==3.54.0 aiohttp uvloop
+	$(BIN)/python benchmarks/collect.py --sdk $(VENV)/sdk/bin/python
 
 bench-train: $(VENV)/.dev  ## the training step beside TRL and Liger; ROWS=dolly.jsonl names the data
 	@$(PIP_INSTALL) -c constraints.txt trl==1.16.0

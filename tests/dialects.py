@@ -37,8 +37,14 @@ class Behaviour:
     system: bool = True  # heeds a system message
     context: int = 0  # told at /models
     reasoning: str = ""
+    calls: Literal["", "good", "unknown", "damaged"] = ""  # a tool, where there is one
     usage: bool = True
     overhead: int = 9  # tokens a message takes beyond its words
+
+
+Turn = tuple[str, str, list[dict[str, Any]], str]
+"""Role, text, calls as {"id", "name", "arguments"}, and of a tool the id of the call (Gemini: its
+name)."""
 
 
 @dataclass
@@ -53,26 +59,83 @@ class Asked:
     logprobs: int
     stream: bool
     body: dict[str, Any]
+    turns: list[Turn]
+    tools: list[dict[str, Any]]
+    schema: dict[str, Any] | None
 
 
 def read(path: str, body: dict[str, Any]) -> Asked:
     if "v1beta" in path:
-        parts = [(c["role"], c["parts"][0]["text"]) for c in body["contents"]]
-        system = body.get("systemInstruction", {}).get("parts", [{}])[0].get("text", "")
-        settings = body.get("generationConfig", {})
-        model, _, verb = path.rpartition("/")[2].partition(":")
-        cap, logprobs = settings.get("maxOutputTokens", 1 << 20), settings.get("logprobs", 0)
-        stream = verb.startswith("stream")
-        return Asked("gemini", model, system, parts[-1][1], cap, logprobs, stream, body)
+        return _read_gemini(path, body)
     dialect: Dialect = "anthropic" if path.endswith("/messages") else "openai"
-    turns = body["messages"]
-    told = [m["content"] for m in turns if m["role"] == "system"]
+    told = [m["content"] for m in body["messages"] if m["role"] == "system"]
     system = body.get("system") or " ".join(told)
     cap = body.get("max_completion_tokens") or body.get("max_tokens") or 1 << 20
     logprobs = int(body.get("top_logprobs") or 0)
-    prompt = turns[-1]["content"]
     stream = bool(body.get("stream"))
-    return Asked(dialect, body["model"], system, prompt, cap, logprobs, stream, body)
+    if dialect == "anthropic":
+        turns = [turn for m in body["messages"] for turn in _anthropic_turns(m)]
+        tools = [{**t, "parameters": t["input_schema"]} for t in body.get("tools", [])]
+        schema = body.get("output_config", {}).get("format", {}).get("schema")
+    else:
+        turns = [_openai_turn(m) for m in body["messages"] if m["role"] != "system"]
+        tools = [t["function"] for t in body.get("tools", [])]
+        schema = body.get("response_format", {}).get("json_schema", {}).get("schema")
+    said = turns[-1][1]
+    return Asked(
+        dialect, body["model"], system, said, cap, logprobs, stream, body, turns, tools, schema
+    )
+
+
+def _openai_turn(m: dict[str, Any]) -> Turn:
+    made = [(c["id"], c["function"]) for c in m.get("tool_calls", [])]
+    calls = [{"id": i, "name": f["name"], "arguments": json.loads(f["arguments"])} for i, f in made]
+    return m["role"], m["content"], calls, m.get("tool_call_id", "")
+
+
+def _anthropic_turns(m: dict[str, Any]) -> list[Turn]:
+    if isinstance(m["content"], str):
+        return [(m["role"], m["content"], [], "")]
+    results = [b for b in m["content"] if b["type"] == "tool_result"]
+    if results:
+        return [("tool", b["content"], [], b["tool_use_id"]) for b in results]
+    text = "".join(b["text"] for b in m["content"] if b["type"] == "text")
+    uses = [b for b in m["content"] if b["type"] == "tool_use"]
+    calls = [{"id": b["id"], "name": b["name"], "arguments": b["input"]} for b in uses]
+    return [(m["role"], text, calls, "")]
+
+
+def _read_gemini(path: str, body: dict[str, Any]) -> Asked:
+    turns: list[Turn] = []
+    for content in body["contents"]:
+        role = "assistant" if content["role"] == "model" else "user"
+        parts = content["parts"]
+        given = [p["functionResponse"] for p in parts if "functionResponse" in p]
+        calls = [p["functionCall"] for p in parts if "functionCall" in p]
+        assert all(p.get("thoughtSignature") for p in parts if "functionCall" in p)
+        called = [{"id": "", "name": c["name"], "arguments": c["args"]} for c in calls]
+        text = "".join(p.get("text", "") for p in parts)
+        turns += [("tool", r["response"]["output"], [], r["name"]) for r in given]
+        turns += [] if given else [(role, text, called, "")]
+    system = body.get("systemInstruction", {}).get("parts", [{}])[0].get("text", "")
+    settings = body.get("generationConfig", {})
+    model, _, verb = path.rpartition("/")[2].partition(":")
+    cap, logprobs = settings.get("maxOutputTokens", 1 << 20), settings.get("logprobs", 0)
+    schema = settings.get("responseJsonSchema")
+    assert (settings.get("responseMimeType") == "application/json") == (schema is not None)
+    offered = [f for t in body.get("tools", []) for f in t["functionDeclarations"]]
+    tools = [{**f, "parameters": f["parametersJsonSchema"]} for f in offered]
+    stream = verb.startswith("stream")
+    said = turns[-1][1]
+    return Asked("gemini", model, system, said, cap, logprobs, stream, body, turns, tools, schema)
+
+
+def call_of(asked: Asked, has: Behaviour) -> tuple[str, dict[str, Any]] | None:
+    """The tool that is called instead of an answer, if one is."""
+    if not has.calls or not asked.tools:
+        return None
+    name = "no_such_tool" if has.calls == "unknown" else asked.tools[0]["name"]
+    return name, {"about": asked.prompt}
 
 
 def tokens_in(asked: Asked, overhead: int) -> int:
@@ -89,6 +152,14 @@ def openai(
     }
     if has.reasoning:
         choice["message"]["reasoning_content"] = has.reasoning
+    if call := call_of(asked, has):
+        arguments = json.dumps(call[1])[: -1 if has.calls == "damaged" else None]
+        function = {"name": call[0], "arguments": arguments}
+        choice["message"] |= {
+            "content": None,
+            "tool_calls": [{"id": f"{id_}-call", "type": "function", "function": function}],
+        }
+        choice["finish_reason"] = "tool_calls"
     if asked.logprobs and has.logprobs in ("real", "zeros", "-9999"):
         choice["logprobs"] = {"content": _logprobs(text or "", asked.logprobs, has)}
     return {
@@ -124,13 +195,17 @@ def anthropic(
     id_: str, asked: Asked, text: str | None, finish: str, tokens: tuple[int, int], has: Behaviour
 ) -> dict[str, Any]:
     thought = [{"type": "thinking", "thinking": has.reasoning}] if has.reasoning else []
+    said: dict[str, Any] = {"type": "text", "text": text}
+    if call := call_of(asked, has):
+        said = {"type": "tool_use", "id": f"{id_}-call", "name": call[0], "input": call[1]}
+        finish = "tool_use"
     return {
         "id": id_,
         "type": "message",
         "role": "assistant",
         "model": asked.model,
-        "content": [*thought, {"type": "text", "text": text}],
-        "stop_reason": {"stop": "end_turn", "length": "max_tokens"}[finish],
+        "content": [*thought, said],
+        "stop_reason": {"stop": "end_turn", "length": "max_tokens"}.get(finish, finish),
         "usage": {"input_tokens": tokens[0], "output_tokens": tokens[1]},
     }
 
@@ -140,6 +215,8 @@ def gemini(
 ) -> dict[str, Any]:
     thought = [{"text": has.reasoning, "thought": True}] if has.reasoning else []
     parts = [*thought, *([] if text is None else [{"text": text}])]
+    if call := call_of(asked, has):
+        parts = [*thought, {"functionCall": {"name": call[0], "args": call[1]}}]
     return {
         "responseId": id_,
         "candidates": [

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from typing import Any
 
@@ -63,6 +63,7 @@ class Counts:
     broken: Counter[str] = field(default_factory=Counter)  # billed, and of no use, by the same
     tokens_in: int = 0
     tokens_out: int = 0
+    in_flight: int = 0
     most_in_flight: int = 0
     first: float = 0.0
     last: float = 0.0
@@ -75,10 +76,13 @@ class Counts:
 
     def told(self) -> dict[str, Any]:
         """The figures for another process."""
-        table = asdict(self)
-        del table["arrivals"]
-        table |= {"good": sum(self.good.values()), "broken": sum(self.broken.values())}
-        return table | {"paid_twice": self.paid_twice, "prompts": len(self.good)}
+        return {
+            "requests": self.requests, "denied": self.denied, "faults": dict(self.faults),
+            "good": sum(self.good.values()), "broken": sum(self.broken.values()),
+            "paid_twice": self.paid_twice, "prompts": len(self.good),
+            "in_flight": self.in_flight, "most_in_flight": self.most_in_flight,
+            "first": self.first, "last": self.last,
+        }  # fmt: skip
 
 
 def answer_to(prompt: str, words: int = 12) -> str:
@@ -101,7 +105,6 @@ class Provider:
         self.keep_seen = True
         self._tries: defaultdict[str, int] = defaultdict(int)
         self._faulty: Counter[str] = Counter()
-        self._in_flight = 0
         self._level, self._filled = 0.0, 0.0
         self._token_level, self._tokens_filled = 0.0, 0.0
         self._number = 0
@@ -166,12 +169,13 @@ class Provider:
             self.seen.append(asked)
         if refused := self._refused(request, asked):
             return refused
-        self._in_flight += 1
-        self.counts.most_in_flight = max(self.counts.most_in_flight, self._in_flight)
+        counts = self.counts
+        counts.in_flight += 1
+        counts.most_in_flight = max(counts.most_in_flight, counts.in_flight)
         try:
             return await self._admitted(request, asked, now)
         finally:
-            self._in_flight -= 1
+            counts.in_flight -= 1
 
     async def _admitted(
         self, request: web.BaseRequest, asked: Asked, now: float
@@ -323,6 +327,8 @@ class Provider:
         wanted = re.search(r'the word "(\w+)"', asked.system) if has.system else None
         if wanted:
             text = f"{wanted[1]} {text}"
+        if asked.schema is not None:
+            text = json.dumps(dict.fromkeys(asked.schema["properties"], text))
         if fault == "refusal":
             text = "I'm sorry, but I can't help with that."
         finish = "stop"

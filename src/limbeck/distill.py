@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck import __version__, lineage, ranks
-from limbeck.collect.ask import ask, collected, missing, paired, stored
+from limbeck.collect.ask import collected, gather, grouped, missing, stored
 from limbeck.collect.checks import Checks
 from limbeck.collect.prompts import content, read_prompts, write_prompts
 from limbeck.collect.store import AnswerStore, outcomes
@@ -102,8 +102,8 @@ class Walk(Ground):
         from limbeck.collect.judging import rejudge
 
         groups = lambda: (  # noqa: E731
-            (prompt, [answer] if answer else [])
-            for prompt, answer in paired(self.each_prompt(), self.asking, store)
+            (prompt, [answer for answer in answers if answer])
+            for prompt, answers in grouped(self.each_prompt(), self.asking, store)
         )
         found = rejudge(groups, checks, store, sets, self.judge)
         facts: dict[str, Fact] = {f"rejected by {name}": n for name, n in found.items() if n}
@@ -114,10 +114,14 @@ class Walk(Ground):
         return facts
 
     def _ask_weights(self, store: AnswerStore) -> int:
-        due = sum(1 for _ in missing(self.all_prompts, self.asking, store))
-        if due:
-            ask(self.teacher, self.all_prompts, self.asking.sampling, store, "collect")
-        return due
+        asked = 0
+        for one in self.asking.each:
+            wanted = [p for p in self.all_prompts if one.wants(p)]
+            if due := sum(1 for _ in missing(wanted, one, store)):
+                there = len(wanted) - due
+                gather(self.teacher, wanted, one, store, "collect", len(wanted), there)
+            asked += due
+        return asked
 
     def _ask_service(self, store: AnswerStore) -> int:
         from limbeck.collect.service import alone, ask_service

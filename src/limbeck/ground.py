@@ -68,7 +68,8 @@ class Ground:
         if self.served:
             return self.served[1]
         sampling = self.recipe.teacher.sampling(self.recipe.seed)
-        return Asking(self.weights.fingerprint, "local", sampling)
+        samples = self.recipe.teacher.samples
+        return Asking(self.weights.fingerprint, "local", sampling, samples=samples)
 
     @cached_property
     def base(self) -> models.Weights | None:
@@ -118,10 +119,12 @@ class Ground:
 
     def asked(self, split: str) -> list[tuple[Prompt, Answer]]:
         """The prompts of one split with the teacher's kept answers."""
-        by_prompt = {a.prompt_id: self._in_tokens(a) for a in self.answers if a.outcome == "kept"}
-        return [
-            (p, by_prompt[p.id]) for p in self.all_prompts if p.split == split and p.id in by_prompt
-        ]
+        kept: dict[str, list[Answer]] = {}
+        for answer in self.answers:
+            if answer.outcome == "kept":
+                kept.setdefault(answer.prompt_id, []).append(self._in_tokens(answer))
+        asked = (p for p in self.all_prompts if p.split == split)
+        return [(p, answer) for p in asked for answer in kept.get(p.id, [])]
 
     def _in_tokens(self, answer: Answer) -> Answer:
         """A service's answer in the student's tokens: it told none of its own."""
@@ -270,7 +273,8 @@ class Ground:
             raise InputError(f"{self.folder} has no answers yet: run limbeck collect first")
         with AnswerStore(self.store_path, read_only=True, judged=self.collect_key) as store:
             found = rows(self.each_prompt(), self.asking, store, outcome)
-            yield from messages(found) if form == "messages" else found
+            aloud = self.recipe.train.reasoning
+            yield from messages(found, reasoning=aloud) if form == "messages" else found
 
     def cost(self) -> dict[str, float | None]:
         """What the run has cost so far: seconds, dollars if known, the teacher's tokens."""

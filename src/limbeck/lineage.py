@@ -297,7 +297,8 @@ def _asking(recipe: Recipe, facts: dict[str, Any]) -> Asking:
 
         return asking_of(recipe)[1]
     sampling = recipe.teacher.sampling(recipe.seed)
-    return Asking(facts["fingerprint"], facts["route"], sampling)
+    samples = recipe.teacher.samples
+    return Asking(facts["fingerprint"], facts["route"], sampling, samples=samples)
 
 
 def _learnt(run: Run) -> dict[str, int]:

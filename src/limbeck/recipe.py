@@ -68,6 +68,7 @@ class TeacherSection(Section):
         default=None, ge=0, description="default: 0, which is greedy; of a service: its own"
     )
     top_p: float = Field(default=1.0, gt=0, le=1)
+    samples: int = Field(default=1, ge=1, description="answers to each train prompt")
     batch_size: int = Field(default=64, ge=1, description="prompts answered at once")
     in_flight: int = Field(default=256, ge=1, description="most questions to a service at once")
     batch: Literal["wait", "leave"] | None = Field(
@@ -108,6 +109,8 @@ class TeacherSection(Section):
         again, longest = self.max_tokens_again, self.sampling(0).max_tokens
         if again is not None and again < longest:
             raise ValueError(f"max_tokens_again = {again} is below max_tokens = {longest}")
+        if self.samples > 1 and self.sampling(0).temperature == 0:
+            raise ValueError("samples are all alike at temperature 0: give a temperature above it")
         return self
 
 
@@ -143,6 +146,12 @@ class PromptsSection(Section):
     )
     reference: str | None = Field(
         default=None, description="column with the right answer, for [checks]"
+    )
+    tools: str | None = Field(
+        default=None, description="JSON file: what the teacher may call; for prompts without tools"
+    )
+    schema_: str | None = Field(
+        default=None, alias="schema", description="JSON schema file that a service's answers fit"
     )
     held_out: float | str = Field(default=0.1, description="share kept back by hash, or a file")
     near_duplicates: float = Field(
@@ -233,6 +242,9 @@ class TrainSection(Section):
     tail_samples: int = Field(
         default=12, ge=0, description="tokens drawn from the rest; only forward_kl uses them"
     )
+    reasoning: bool = Field(
+        default=False, description="the teacher's reasoning, where told, is learnt before answers"
+    )
     text_weight: float = Field(default=0.0, ge=0, description="weight of cross-entropy on the text")
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, ge=1)
@@ -312,8 +324,7 @@ class Recipe(Section):
             raise ValueError("checks.judge (a score) and [judge] (a model) belong together")
         if self.judge is not None and self.judge.batch is not None:
             raise ValueError("judge.batch: a judge is asked live")
-        samples = getattr(self.teacher, "samples", 1)
-        if samples < 2 and (self.checks.majority or self.checks.best):
+        if self.teacher.samples < 2 and (self.checks.majority or self.checks.best):
             raise ValueError("checks.majority and checks.best choose among teacher.samples")
         return self
 
@@ -380,6 +391,8 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
         ("teacher", "answers"),
         ("prompts", "source"),
         ("prompts", "held_out"),
+        ("prompts", "tools"),
+        ("prompts", "schema"),
         ("student", "base"),
         ("permit", "permission"),
         ("checks", "json_schema"),

@@ -37,10 +37,16 @@ def identity(*parts: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `role` is system, user or assistant."""
+    """One turn of a conversation; `role` is system, user, assistant or tool.
+
+    An assistant may call tools: `tool_calls` are {"id", "name", "arguments"} each, the arguments a
+    table. What a tool gave back is a turn of its own, and `call_id` the call's id.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class Prompt:
     """What a model is asked. `source` says where it stood, as `file:row`.
 
     `reference` is the right answer, where the recipe names one.
+    It may call `tools`, {"name", "description", "parameters"} each, the parameters a JSON schema.
+    With a `schema` its answer has to be JSON that fits it.
     """
 
     id: str
@@ -55,22 +63,36 @@ class Prompt:
     source: str
     split: Split
     tags: tuple[str, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    schema: Mapping[str, Any] | None = None
     reference: str = ""
 
     @staticmethod
-    def identify(messages: tuple[Message, ...]) -> str:
+    def identify(
+        messages: tuple[Message, ...],
+        tools: tuple[Mapping[str, Any], ...] = (),
+        schema: Mapping[str, Any] | None = None,
+    ) -> str:
         """The id of a prompt with these messages, whatever file it came from."""
-        return identity("prompt", [[m.role, m.content] for m in messages])
+        turns = [
+            [m.role, m.content, *([m.tool_calls, m.call_id] if m.tool_calls or m.call_id else [])]
+            for m in messages
+        ]
+        return identity("prompt", turns, *([tools, schema] if tools or schema else []))
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. Temperature 0 is greedy; `seed` matters only above it."""
+    """How tokens are drawn. Temperature 0 is greedy; `seed` matters only above it.
+
+    `sample` counts the answers to one prompt, from 0.
+    """
 
     max_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +131,7 @@ class TopLogprobs:
 class Answer:
     """One model's answer to one prompt, with the one outcome it ended in and why.
 
+    `reasoning` is no part of `text`, and `tool_calls` are as a message has them.
     `token_ids` are the answer's own tokens, closing token included, without the prompt's; a service
     tells none, but perhaps `logprobs`, which the store keeps apart and gives back when asked.
     """
@@ -136,8 +159,11 @@ class Answer:
 
 @lru_cache(maxsize=16)
 def _fields(sampling: Sampling) -> dict[str, Any]:
-    """As a table; kept, since it is wanted for every answer."""
-    return asdict(sampling)
+    """As a table; kept, since it is wanted for every answer. A first sample is no sample."""
+    fields = asdict(sampling)
+    if not sampling.sample:
+        del fields["sample"]
+    return fields
 
 
 @dataclass(frozen=True, slots=True, eq=False)

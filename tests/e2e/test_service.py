@@ -174,6 +174,27 @@ def test_runs_may_share_a_store(provider: Provider, tmp_path: Path):
     assert provider.counts.requests == N + PROBES
 
 
+def test_samples_tools_and_reasoning_go_all_the_way(provider: Provider, tmp_path: Path):
+    provider.change(calls="good", reasoning="Hm.")
+    chosen = {"teacher": {"samples": 2}, "prompts": {"tools": "tools.json"}}
+    walk = new_walk(provider, tmp_path / "walk", **chosen, train={"reasoning": True})
+    (walk.folder / "tools.json").write_text(json.dumps([{"name": "square"}]))
+    done = walk.limbeck("collect", "recipe.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)["stages"]
+    train, held_out = (facts["prompts"]["facts"][split] for split in ("train", "held_out"))
+    assert facts["collect"]["facts"]["kept"] == 2 * train + held_out
+    assert provider.counts.requests == 2 * train + held_out + PROBES
+    listed = walk.limbeck(
+        "answers", "runs/sums", "--export", "m.jsonl", "--format", "messages", "--json"
+    )
+    assert json.loads(listed.stdout)["rows"] == 2 * train + held_out
+    row = json.loads((walk.folder / "m.jsonl").read_text().splitlines()[0])
+    said = row["messages"][-1]
+    assert said["tool_calls"][0]["function"]["name"] == "square"
+    assert said["reasoning_content"] == "Hm." and row["tools"]
+
+
 def test_no_permission_no_question(walk: Walk, provider: Provider):
     walk.recipe.write_text(walk.recipe.read_text().replace('permission = "permission.toml"', ""))
     done = walk.limbeck("collect", "recipe.toml")

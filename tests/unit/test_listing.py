@@ -73,4 +73,8 @@ def test_messages_are_the_kept_conversations(
         {"role": "assistant", "content": "Says 5."},
     ]
     export(iter(found), tmp_path / "m.parquet")
-    assert pq.read_table(tmp_path / "m.parquet").to_pylist() == found
+    table = pq.read_table(tmp_path / "m.parquet").to_pylist()
+    said = [
+        [{k: v for k, v in m.items() if v is not None} for m in row["messages"]] for row in table
+    ]
+    assert said == [row["messages"] for row in found]

@@ -30,6 +30,7 @@ class Service:
     headers: bool = True
     retry: bool = True
     luck: float = 0.0  # share refused for no reason
+    fails: float = 0.0  # share of those let in that it fails
     change: tuple[float, float] | None = None
     now: float = 0.0
     level: float = 0.0
@@ -96,6 +97,11 @@ def ask(service: Service, questions: int, most: int = 256) -> Run:
     def arrive(ticket: Any) -> None:
         nonlocal refused
         if service.lets_in():
+            if service.random.random() < service.fails:
+                pace.back()
+                pace.strained(ticket, {}, "500")
+                heapq.heappush(later, (service.now + pace.backoff(1), next(number)))
+                return
             told = service.told(False)
             at(service.latency * wobble.uniform(0.95, 1.05), lambda: answer(ticket, told))
             return
@@ -178,6 +184,15 @@ def test_refusals_that_are_bad_luck_do_not_slow_it_down() -> None:
     clean = ask(Service(rate=1e9, headers=False, retry=False), 4000)
     run = ask(Service(rate=1e9, headers=False, retry=False, luck=0.1), 4000)
     assert run.seconds <= 3 * clean.seconds
+
+
+def test_bad_luck_among_failures_is_no_limit_either() -> None:
+    """A tenth refused, a quarter failed: now and then one made a limit of it that only fell."""
+    for seed in range(24):
+        service = Service(
+            rate=1e9, headers=False, retry=False, luck=0.1, fails=0.25, random=Random(seed)
+        )
+        assert ask(service, 1500).seconds <= 40, seed
 
 
 def test_the_window_is_never_passed() -> None:

@@ -161,7 +161,7 @@ HELLO = '{"role": "user", "content": "hello"}'
         ("p.jsonl", b'{"messages": [{"from": "user", "value": "a"}]}', 1, "has 'from', 'value'"),
         ("p.jsonl", b'{"messages": []}', 1, "no user message"),
         ("p.jsonl", b'{"messages": [{"role": "assistant", "content": "a"}]}', 1, "no user message"),
-        ("p.jsonl", b'{"messages": [{"role": "tool", "content": "a"}]}', 1, "role 'tool'; known"),
+        ("p.jsonl", b'{"messages": [{"role": "bot", "content": "a"}]}', 1, "role 'bot'; known"),
         ("p.jsonl", b'{"messages": [{"role": "user", "content": 3}]}', 1, "message 1 must be text"),
         ("p.jsonl", GOOD + b'{"prompt": " \\n"}', 2, "'prompt' is empty"),
         ("p.jsonl", b'{"prompt": "\\ud83d"}', 1, "surrogate"),

@@ -10,7 +10,7 @@ import pytest
 
 from limbeck.errors import InputError
 from limbeck.models.tokenizer import ChatTokenizer, load_tokenizer, tokenizer_hash
-from limbeck.records import Message, Prompt
+from limbeck.records import Answer, Message, Prompt, Sampling, Usage
 from tiny import TEMPLATE, make_tokenizer, sums
 
 TEXT = "What is seven plus five?  It’s twelve — or “12”.<|im_end|> \n\nNaïve ABC"
@@ -148,3 +148,59 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(tmp_path: Path, content: st
     with pytest.raises(InputError, match="its tokenizer cannot be loaded: ") as caught:
         ChatTokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+TOOLS = (
+    "{% if tools %}{{ '<|im_start|>system\n' }}{% for t in tools %}{{ t | tojson }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.reasoning_content %}{{ '<t>' + m.reasoning_content + '</t>' }}{% endif %}"
+    "{{ m.content }}{% for c in m.tool_calls or [] %}{{ '<call>' + (c.function | tojson) }}"
+    "{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CLOCK = {"name": "clock", "description": "", "parameters": {"type": "object", "properties": {}}}
+CALL = {"id": "c", "name": "clock", "arguments": {"town": "Bath"}}
+
+
+def question(*tools: dict[str, Any]) -> Prompt:
+    messages = (Message("user", "What is the time?"),)
+    return Prompt(Prompt.identify(messages, tools), messages, "p:1", "train", (), tools)
+
+
+def said(text: str, reasoning: str = "", *calls: dict[str, Any]) -> Answer:
+    usage = Usage(1, 1)
+    return Answer(
+        *("a", "p", "m", "r", Sampling(), text, reasoning, calls, (), "stop", usage, "kept")
+    )
+
+
+def test_tools_and_calls_are_written_where_the_template_has_a_place(tmp_path: Path) -> None:
+    tokenizer = ChatTokenizer(saved(tmp_path, TOOLS))
+    show = tokenizer.inner.decode
+    assert '"name": "clock"' in show(tokenizer.prompt_ids(question(CLOCK)))
+    written = show(tokenizer.template_ids(question(CLOCK), said("", "", CALL)))
+    assert written == '<call>{"name": "clock", "arguments": {"town": "Bath"}}<|im_end|>'
+    plain = ChatTokenizer(saved(tmp_path / "plain"))
+    with pytest.raises(InputError, match=r"p:1: the chat template knows no tools"):
+        plain.prompt_ids(question(CLOCK))
+    with pytest.raises(InputError, match=r"p:1: the chat template leaves out 'clock'"):
+        plain.template_ids(question(), said("", "", CALL))
+
+
+@pytest.mark.parametrize(
+    ("template", "written"),
+    [(TOOLS, "<t>Hm.</t>Noon."), (TEMPLATE, "<think>\nHm.\n</think>\n\nNoon.")],
+)
+def test_reasoning_is_learnt_by_choice(tmp_path: Path, template: str, written: str) -> None:
+    tokenizer = ChatTokenizer(saved(tmp_path, template))
+    show = tokenizer.inner.decode
+    answer = said("Noon.", "Hm.")
+    assert show(tokenizer.template_ids(question(), answer)) == "Noon.<|im_end|>"
+    ids = tokenizer.template_ids(question(), answer, reasoning=True)
+    assert show(ids) == f"{written}<|im_end|>"
+
+
+def test_a_template_that_refuses_a_turn_is_one_line(tmp_path: Path) -> None:
+    tokenizer = ChatTokenizer(saved(tmp_path, "{{ raise_exception('no tools here') }}"))
+    with pytest.raises(InputError, match=r"p:1: the chat template does not take.*no tools here"):
+        tokenizer.prompt_ids(question())

@@ -20,13 +20,25 @@ ALL_REFUSED = 50  # refusals from the first answer on, after which the rest is n
 class Asking:
     """Whom, by which way and how: with a prompt, all that an answer is stored under.
 
-    A truncated answer is looked for once more under `again` tokens, where that is more.
+    A truncated answer is looked for once more under `again` tokens, where that is more. Train
+    prompts have `samples` answers each, held-out ones the first alone.
     """
 
     model: str
     route: str
     sampling: Sampling
     again: int = 0
+    samples: int = 1
+
+    @property
+    def each(self) -> tuple[Asking, ...]:
+        """One for each sample."""
+        draw = lambda n: replace(self.sampling, sample=n)  # noqa: E731
+        return tuple(replace(self, sampling=draw(n), samples=1) for n in range(self.samples))
+
+    def wants(self, prompt: Prompt) -> bool:
+        """Whether this sample is drawn of a prompt's answers."""
+        return not self.sampling.sample or prompt.split == "train"
 
     def key(self, prompt: Prompt) -> str:
         """Under which the answer to this prompt is stored."""
@@ -41,11 +53,12 @@ class Asking:
 
 
 def missing(prompts: Iterable[Prompt], asking: Asking, store: AnswerStore) -> Iterator[Prompt]:
-    """The prompts that the store has no answer to, as they are asked for."""
+    """The prompts that the store has no answer to, as they are asked for; of one sample."""
     for some in _chunks(prompts):
         keys = [asking.key(p) for p in some]
         there = store.have(keys)
-        yield from (p for p, key in zip(some, keys, strict=True) if key not in there)
+        keyed = zip(some, keys, strict=True)
+        yield from (p for p, key in keyed if key not in there and asking.wants(p))
 
 
 def truncated(prompts: Iterable[Prompt], asking: Asking, store: AnswerStore) -> Iterator[Prompt]:
@@ -105,14 +118,32 @@ def stored(prompts: Iterable[Prompt], asking: Asking, store: AnswerStore) -> lis
 def paired(
     prompts: Iterable[Prompt], asking: Asking, store: AnswerStore
 ) -> Iterator[tuple[Prompt, Answer | None]]:
-    """Each prompt with its answer: of two, the one that was asked for with the higher cap."""
+    """Each prompt with its answer, once a sample."""
+    for prompt, answers in grouped(prompts, asking, store):
+        yield from ((prompt, answer) for answer in answers)
+
+
+def grouped(
+    prompts: Iterable[Prompt], asking: Asking, store: AnswerStore
+) -> Iterator[tuple[Prompt, list[Answer | None]]]:
+    """Each prompt with its answers, None where one is not there yet.
+
+    Of two answers, the one counts that was asked for with the higher cap.
+    """
     for some in _chunks(prompts):
-        found = {a.prompt_id: a for a in store.get([asking.key(p) for p in some])}
-        if longer := asking.longer:
-            cut = [p for p in some if p.id in found and found[p.id].outcome == "truncated"]
-            second = store.get([longer.key(p) for p in cut])
-            found |= {a.prompt_id: a for a in second if a.finish_reason != "error"}
-        yield from ((p, found.get(p.id)) for p in some)
+        drawn = [(one, _answers(some, one, store)) for one in asking.each]
+        for prompt in some:
+            yield prompt, [found.get(prompt.id) for one, found in drawn if one.wants(prompt)]
+
+
+def _answers(some: Sequence[Prompt], asking: Asking, store: AnswerStore) -> dict[str, Answer]:
+    """One sample's answers, by prompt id."""
+    found = {a.prompt_id: a for a in store.get([asking.key(p) for p in some])}
+    if longer := asking.longer:
+        cut = [p for p in some if p.id in found and found[p.id].outcome == "truncated"]
+        second = store.get([longer.key(p) for p in cut])
+        found |= {a.prompt_id: a for a in second if a.finish_reason != "error"}
+    return found
 
 
 def collected(prompts: Iterable[Prompt], asking: Asking, store: AnswerStore) -> dict[str, int]:

@@ -31,7 +31,8 @@ from limbeck.models.batches import (
     Status,
 )
 from limbeck.models.budget import Purse, bound
-from limbeck.models.exchange import Result
+from limbeck.models.dialects.base import NOTHING, Reply
+from limbeck.models.exchange import Result, unfit
 from limbeck.models.routes import Route
 from limbeck.progress import duration, say
 from limbeck.records import Answer, Outcome, Prompt, Sampling, Usage
@@ -116,6 +117,7 @@ class Desk:
         self.money, self.service = money, service
         self.queue = Queue(store.path, where)
         self.under_way = self.queue.batches()
+        self._prompts: Callable[[], Iterator[Prompt]] = lambda: iter(())
         for one in self.under_way:
             money.hold(one.most)
         self.rounds: Counter[str] = Counter()
@@ -127,6 +129,7 @@ class Desk:
 
         With `leave`, it only looks once; raises ServiceError while something is under way.
         """
+        self._prompts = prompts
         pause, first = FIRST_LOOK, True
         while True:
             took = self._take_in()
@@ -217,9 +220,7 @@ class Desk:
 
     def _line(self, prompt: Prompt) -> Line:
         route = self.where
-        asked = route.dialect.body(
-            prompt.messages, route.model, self.asking.sampling, route.cap, route.seed
-        )
+        asked = route.dialect.body(prompt, route.model, self.asking.sampling, route.cap, route.seed)
         return self.asking.key(prompt), asked
 
     # -- taking in ---------------------------------------------------------------------------
@@ -251,6 +252,7 @@ class Desk:
 
     def _ended(self, batch: Batch, status: Status) -> None:
         left, some = batch.asked.keys() - self.store.have(list(batch.asked)), list[Answer]()
+        bound_to = self._bound_to(batch)
         ends: LimbeckError | None = None
         results = self.service.results(status)
         while True:
@@ -263,7 +265,7 @@ class Desk:
                 break
             if id_ not in left:
                 continue
-            if (answer := self._answer(batch, id_, result)) is not None:
+            if (answer := self._answer(batch, id_, result, bound_to.get(id_))) is not None:
                 left.discard(id_)
                 some.append(verified(answer))
             if len(some) >= TOGETHER:
@@ -274,7 +276,7 @@ class Desk:
             if self.rounds[id_] >= ROUNDS:
                 why = f"handed over {ROUNDS} times, and never answered"
                 none = replace(self._lost(id_), batch=True)
-                some.append(self._made(batch, id_, "", "", "error", none, "failed", why))
+                some.append(self._made(batch, id_, NOTHING, "error", none, "failed", why))
         self.store.add(some)
         if ends is not None:
             raise ends
@@ -288,7 +290,15 @@ class Desk:
         self.queue.remove(batch)
         self.under_way = [one for one in self.under_way if one.name != batch.name]
 
-    def _answer(self, batch: Batch, id_: str, result: Result) -> Answer | None:
+    def _bound_to(self, batch: Batch) -> dict[str, Prompt]:
+        """The prompts of a batch that say what calls or JSON an answer may hold, by its id."""
+        named = ((p, Answer.identify(p.id, batch.model, batch.route, batch.sampling))
+                 for p in self._prompts() if p.tools or p.schema)  # fmt: skip
+        return {id_: prompt for prompt, id_ in named if id_ in batch.asked}
+
+    def _answer(
+        self, batch: Batch, id_: str, result: Result, prompt: Prompt | None
+    ) -> Answer | None:
         """The answer to store; None where the question is to be handed over again."""
         if result.reply is not None:
             reply = result.reply
@@ -296,11 +306,13 @@ class Desk:
             self.money.spend(replace(used, batch=True))
             lost = self._lost(id_)
             used = replace(used, batch=True, lost_in=lost.lost_in, lost_out=lost.lost_out)
-            return self._made(batch, id_, reply.text, reply.reasoning, reply.finish, used)
+            why = unfit(reply, prompt) if prompt else ""
+            ended: Outcome = "rejected" if why else "kept"
+            return self._made(batch, id_, reply, reply.finish, used, ended, why)
         if result.kind == "prompt":
             outcome: Outcome = "refused" if result.refused else "failed"
             none = replace(self._lost(id_), batch=True)
-            return self._made(batch, id_, "", "", "denied", none, outcome, result.why)
+            return self._made(batch, id_, NOTHING, "denied", none, outcome, result.why)
         if result.paid:
             read, written = batch.most.tokens_in // len(batch.asked), batch.sampling.max_tokens
             self.money.spend(Usage(read, written, batch=True))
@@ -318,15 +330,15 @@ class Desk:
         self,
         batch: Batch,
         id_: str,
-        text: str,
-        reasoning: str,
+        reply: Reply,
         finish: str,
         usage: Usage,
-        outcome: Outcome = "kept",
-        why: str = "",
+        outcome: Outcome,
+        why: str,
     ) -> Answer:
         return Answer(
             id=id_, prompt_id=batch.asked[id_], model=batch.model, route=batch.route,
-            sampling=batch.sampling, text=text, reasoning=reasoning, tool_calls=(), token_ids=(),
-            finish_reason=finish, usage=usage, outcome=outcome, why=why,
+            sampling=batch.sampling, text=reply.text, reasoning=reply.reasoning,
+            tool_calls=reply.calls, token_ids=(), finish_reason=finish, usage=usage,
+            outcome=outcome, why=why,
         )  # fmt: skip

@@ -8,10 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from limbeck.collect.ask import Asking, paired
+from limbeck.collect.ask import Asking, grouped
 from limbeck.collect.store import AnswerStore
 from limbeck.errors import InputError
 from limbeck.files import whole_file
+from limbeck.models.tools import call_table, tool_table, turn
 from limbeck.records import OUTCOMES, Answer, Prompt
 
 Format: TypeAlias = Literal["rows", "messages"]
@@ -25,24 +26,39 @@ def rows(
     """A row for each prompt: prompt, text, outcome, reason, usage, reasoning, split.
 
     `prompt` is the text of a single user message, else the messages. A prompt that has no answer
-    yet has the outcome `unasked`. With `outcome`, only those that ended so.
+    yet has the outcome `unasked`. Where there are several samples, each has a row, and its number
+    in `sample`; `tools` and `tool_calls` are there where the prompt has tools. With `outcome`, only
+    those that ended so.
     """
     if outcome is not None and outcome not in (*OUTCOMES, UNASKED):
         known = ", ".join((*OUTCOMES, UNASKED))
         raise InputError(f"--outcome {outcome} is none of: {known}")
-    for prompt, answer in paired(prompts, asking, store):
-        row = _row(prompt, answer)
-        if outcome is None or row["outcome"] == outcome:
-            yield row
+    for prompt, answers in grouped(prompts, asking, store):
+        for number, answer in enumerate(answers):
+            row = _row(prompt, answer) | ({"sample": number} if asking.samples > 1 else {})
+            if outcome is None or row["outcome"] == outcome:
+                yield row
 
 
-def messages(found: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The kept rows as conversations: {"messages": [{"role", "content"}…]}, the answer last."""
+def messages(
+    found: Iterable[Mapping[str, Any]], *, reasoning: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The kept rows as conversations: {"messages": [{"role", "content"}…]}, the answer last.
+
+    Calls stand in `tool_calls` of a message and what may be called in `tools`, as chat templates
+    read them; with `reasoning`, that of the answer in its `reasoning_content`.
+    """
     for row in found:
         if row["outcome"] == "kept":
             asked = row["prompt"]
             turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-            yield {"messages": [*turns, {"role": "assistant", "content": row["text"]}]}
+            said = {"role": "assistant", "content": row["text"]}
+            if row.get("tool_calls"):
+                said["tool_calls"] = row["tool_calls"]
+            if reasoning and row["reasoning"]:
+                said["reasoning_content"] = row["reasoning"]
+            tools = {"tools": row["tools"]} if "tools" in row else {}
+            yield {"messages": [*turns, said], **tools}
 
 
 def export(found: Iterable[dict[str, Any]], path: Path) -> int:
@@ -64,13 +80,20 @@ def line(row: Mapping[str, Any]) -> str:
     """A row for a terminal."""
     asked = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
     reason = f" ({row['reason']})" if row["reason"] else ""
-    return f"{row['outcome']:>9}{reason}  {_short(asked)}  →  {_short(row['text'])}"
+    calls = (call["function"] for call in row.get("tool_calls", ()))
+    called = [f"{call['name']}({json.dumps(call['arguments'])})" for call in calls]
+    said = " ".join(filter(None, (row["text"], *called)))
+    return f"{row['outcome']:>9}{reason}  {_short(asked)}  →  {_short(said)}"
 
 
 def _row(prompt: Prompt, answer: Answer | None) -> dict[str, Any]:
-    turns = [{"role": m.role, "content": m.content} for m in prompt.messages]
+    turns = [turn(message) for message in prompt.messages]
     alone = len(turns) == 1 and turns[0]["role"] == "user"
     told: dict[str, Any] = {"prompt": turns[0]["content"] if alone else turns}
+    if prompt.tools:
+        calls = answer.tool_calls if answer else ()
+        told["tools"] = [tool_table(tool) for tool in prompt.tools]
+        told["tool_calls"] = [call_table(call) for call in calls]
     if answer is None:
         empty = {"text": "", "outcome": UNASKED, "reason": "", "usage": None, "reasoning": ""}
         return told | empty | {"split": prompt.split}
@@ -95,29 +118,40 @@ def _jsonl(found: Iterable[dict[str, Any]], part: Path) -> int:
 
 
 def _parquet(found: Iterable[dict[str, Any]], part: Path) -> int:
-    """As JSONL, but that a prompt of several messages is their JSON: a column has one type."""
+    """As JSONL, but that tables of no one shape are their JSON: a column has one type."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     usage = pa.struct([("tokens_in", pa.int64()), ("tokens_out", pa.int64())])
-    text = ("prompt", "text", "outcome", "reason", "reasoning", "split")
+    text = ["prompt", "text", "outcome", "reason", "reasoning", "split"]
     remaining = iter(found)
     first = list(islice(remaining, CHUNK))
     if first and "messages" in first[0]:
-        schema = pa.schema([("messages", turns)])
+        fields = ("role", "content", "tool_calls", "tool_call_id", "reasoning_content")
+        turns = pa.list_(pa.struct([(name, pa.string()) for name in fields]))
+        schema = pa.schema([("messages", turns), ("tools", pa.string())])
     else:
-        schema = pa.schema([*((name, pa.string()) for name in text), ("usage", usage)])
+        text += ["tools", "tool_calls"]
+        columns = [*((name, pa.string()) for name in text), ("usage", usage)]
+        schema = pa.schema([*columns, ("sample", pa.int64())])
     number, some = 0, first
     with pq.ParquetWriter(part, schema) as writer:
         while some:
-            for row in some:
-                if not isinstance(row.get("prompt", ""), str):
-                    row["prompt"] = json.dumps(row["prompt"], ensure_ascii=False)
-            writer.write_table(pa.Table.from_pylist(some, schema))
+            writer.write_table(pa.Table.from_pylist([_flat(row) for row in some], schema))
             number += len(some)
             some = list(islice(remaining, CHUNK))
     return number
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose prompt of several messages, tools and calls are JSON."""
+    told = dict(row)
+    for name in ("prompt", "tools", "tool_calls"):
+        if not isinstance(told.get(name, ""), str):
+            told[name] = json.dumps(told[name], ensure_ascii=False)
+    if "messages" in told:
+        told["messages"] = [_flat(message) for message in told["messages"]]
+    return told
 
 
 def _short(text: str, width: int = 60) -> str:

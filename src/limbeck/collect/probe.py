@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 from pydantic_core import from_json
 
-from limbeck.errors import InputError, LimbeckError, ServiceError, first_line
+from limbeck.errors import InputError, LimbeckError, ServiceError
 from limbeck.models.budget import Purse, bound
-from limbeck.models.exchange import Result, judge, redact
+from limbeck.models.exchange import Result, broken_off, judge
 from limbeck.models.pace import Pace, Ticket
 from limbeck.models.routes import Route
 from limbeck.models.wire import proxy_for
@@ -115,7 +115,7 @@ class _Prober:
 
     def _body(self) -> dict[str, Any]:
         route = self.route
-        return route.dialect.body(QUESTION, route.model, self.sampling, route.cap, route.seed)
+        return route.dialect.body(self.prompt, route.model, self.sampling, route.cap, route.seed)
 
     async def _ask(self, body: dict[str, Any]) -> tuple[Result, bytes]:
         """One question until it is answered, refused for good, or the service is given up."""
@@ -151,16 +151,8 @@ class _Prober:
                 raw = await response.read()
                 found = judge(route, self.key, response.status, response.headers, raw)
                 return found, raw, response.headers
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise ServiceError(
-                f"{route.name} shows a certificate that cannot be trusted: "
-                f"{first_line(error.certificate_error)}. Name its authority in SSL_CERT_FILE, or "
-                "correct the address."
-            ) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            why = redact(first_line(error), self.key)
-            paid = not isinstance(error, aiohttp.ClientConnectorError)
-            return Result("strained", why, paid=paid), b"", {}
+            return broken_off(route, self.key, error), b"", {}
 
     async def _limits(self) -> tuple[int | None, int | None]:
         """Context and longest answer, where the service's list of models tells them."""

@@ -7,16 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from limbeck.collect.duplicates import earlier_twins, normalise, shingles
 from limbeck.collect.rows import kind, read_jsonl, read_rows
+from limbeck.collect.tools import Tools, answered, read_calls, read_file, read_schema, read_tools
 from limbeck.errors import InputError
 from limbeck.files import sha256_file, whole_file
 from limbeck.recipe import PromptsSection
 from limbeck.records import Message, Prompt, Split, identity
 
-_ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "user", "assistant", "tool")
+_TABLES = ("tools", "schema", "response_format")
+
+_Tables: TypeAlias = tuple[Tools, Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class PromptSet:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A prompt with its normal form: the system message apart from the turns that follow."""
+    """A prompt with its normal form: system message, tools and schema apart from the turns."""
 
     prompt: Prompt
     system: str
@@ -60,7 +64,8 @@ def read_prompts(section: PromptsSection) -> PromptSet:
 
     A row holds its prompt in the field `prompt`, else `messages`, else the one that the recipe
     names: text, or a list of {role, content} whose closing assistant turns are dropped. Tags come
-    from the field `tags` (texts) or `task` (one text).
+    from the field `tags` (texts) or `task` (one text), what the teacher may call from `tools`, and
+    the JSON schema of its answer from `schema` or `response_format`.
 
     Of prompts that are the same once normalised, system message included, the first stays, and
     of near-duplicates under one system message (`duplicates.shingles`) likewise. The hash of its
@@ -89,7 +94,8 @@ def read_prompts(section: PromptsSection) -> PromptSet:
 
 def content(section: PromptsSection) -> list[str]:
     """The hashes of the files that prompts come from; a hub data set stands for itself."""
-    named = [Path(section.source), Path(str(section.held_out))]
+    named = [section.source, str(section.held_out), section.tools or "", section.schema_ or ""]
+    named = [Path(name) for name in named]
     return [sha256_file(path) for path in named if path.is_file()]
 
 
@@ -97,7 +103,9 @@ def write_prompts(path: Path, prompts: Iterable[Prompt]) -> None:
     """Write prompts as JSONL, one record a line; the file appears whole or not at all."""
     with whole_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         for prompt in prompts:
-            file.write(json.dumps(asdict(prompt), ensure_ascii=False) + "\n")
+            row = {key: value for key, value in asdict(prompt).items() if value or key == "tags"}
+            turns = [{k: v for k, v in m.items() if v or k == "content"} for m in row["messages"]]
+            file.write(json.dumps(row | {"messages": turns}, ensure_ascii=False) + "\n")
 
 
 def load_prompts(path: Path) -> tuple[Prompt, ...]:
@@ -111,11 +119,17 @@ def iterate_prompts(path: Path) -> Iterator[Prompt]:
         raise InputError(f"{path} does not exist.")
     for place, row in read_jsonl(path):
         try:
-            messages = tuple(Message(**message) for message in row["messages"])
-            prompt = Prompt(**(row | {"messages": messages, "tags": tuple(row["tags"])}))
-        except (KeyError, TypeError):
+            messages = tuple(
+                Message(**(turn | {"tool_calls": tuple(turn.get("tool_calls", ()))}))
+                for turn in row["messages"]
+            )
+            told: dict[str, Any] = row | {"messages": messages}
+            told |= {name: tuple(row.get(name, ())) for name in ("tags", "tools")}
+            prompt = Prompt(**told)
+        except (AttributeError, KeyError, TypeError):
             raise InputError(f"{place}: not a prompt record.") from None
-        if prompt.id != Prompt.identify(messages) or prompt.split not in ("train", "held_out"):
+        id_ = Prompt.identify(messages, prompt.tools, prompt.schema)
+        if prompt.id != id_ or prompt.split not in ("train", "held_out"):
             raise InputError(f"{place}: the record was changed after it was written.")
         yield prompt
 
@@ -125,9 +139,10 @@ def _find(
 ) -> list[_Found]:
     """The prompts of one source, all of one `split` or each of its own."""
     fields = (section.field,) if section.field else ("prompt", "messages")
-    others = ("tags", "task", *([section.reference] if section.reference else []))
+    others = ("tags", "task", *_TABLES, *([section.reference] if section.reference else []))
     rows = islice(read_rows(source, fields, others), limit)
-    found = [_prompt_of(place, row, fields, section, split) for place, row in rows]
+    usual = _tables_of_recipe(section)
+    found = [_prompt_of(place, row, fields, section, split, usual) for place, row in rows]
     if not found:
         raise InputError(f"{source} holds no prompts.")
     return found
@@ -139,6 +154,7 @@ def _prompt_of(
     fields: tuple[str, ...],
     section: PromptsSection,
     split: Split | None,
+    usual: _Tables,
 ) -> _Found:
     field = next((field for field in fields if field in row), None)
     if field is None:
@@ -150,13 +166,44 @@ def _prompt_of(
     messages = _messages(f"{place}: {field!r}", row[field])
     if section.system and messages[0].role != "system":
         messages = (Message("system", section.system), *messages)
-    spoken = [(message.role, normalise(message.content)) for message in messages]
+    tools, schema = _tables(place, row, usual)
+    spoken = [(message.role, _spoken(message)) for message in messages]
     system = spoken.pop(0)[1] if spoken[0][0] == "system" else ""
     turns = tuple(spoken)
     split = split or ("held_out" if _draw(turns) < float(section.held_out) else "train")
-    tags, reference = _tags(place, row), _reference(place, row, section.reference)
-    prompt = Prompt(Prompt.identify(messages), messages, place, split, tags, reference)
+    prompt = Prompt(
+        Prompt.identify(messages, tools, schema), messages, place, split, _tags(place, row),
+        tools, schema, _reference(place, row, section.reference),
+    )  # fmt: skip
+    if tools or schema:
+        system += identity(tools, schema)
     return _Found(prompt, system, turns)
+
+
+def _spoken(message: Message) -> str:
+    """A turn's normal form."""
+    said = normalise(message.content)
+    called = [[call["name"], call["arguments"]] for call in message.tool_calls]
+    return f"{said} {json.dumps(called, sort_keys=True)}" if called else said
+
+
+def _tables_of_recipe(section: PromptsSection) -> _Tables:
+    tools, schema = section.tools, section.schema_
+    return (
+        read_tools("prompts.tools", read_file("prompts.tools", tools)) if tools else (),
+        read_schema("prompts.schema", read_file("prompts.schema", schema)) if schema else None,
+    )
+
+
+def _tables(place: str, row: Mapping[str, Any], usual: _Tables) -> _Tables:
+    """A row's own tools and schema, else the recipe's."""
+    tools, schema = usual
+    if row.get("tools") is not None:
+        tools = read_tools(f"{place}: 'tools'", row["tools"])
+    for field in ("response_format", "schema"):
+        if row.get(field) is not None:
+            schema = read_schema(f"{place}: {field!r}", row[field])
+    return tools, schema
 
 
 def _messages(where: str, value: Any) -> tuple[Message, ...]:
@@ -173,14 +220,19 @@ def _messages(where: str, value: Any) -> tuple[Message, ...]:
             raise InputError(f"{one} must have 'role' and 'content', this has {have}.")
         if turn["role"] not in _ROLES:
             raise InputError(f"{one} has the role {turn['role']!r}; known are {', '.join(_ROLES)}.")
-        messages.append(Message(turn["role"], turn["content"]))
+        called = sum(len(message.tool_calls) for message in messages)
+        calls = read_calls(one, turn["tool_calls"], called) if turn.get("tool_calls") else ()
+        content = "" if calls and turn["content"] is None else turn["content"]
+        id_ = turn.get("tool_call_id") or ""
+        messages.append(Message(turn["role"], content, calls, id_))
     while messages and messages[-1].role == "assistant":
         messages.pop()
-    if not messages or messages[-1].role != "user":
+    if not messages or messages[-1].role not in ("user", "tool"):
         raise InputError(f"{where} has no user message for the teacher to answer.")
     for number, message in enumerate(messages, 1):
-        _text(f"{where}, message {number}", message.content)
-    return tuple(messages)
+        if not (message.tool_calls and message.content == ""):
+            _text(f"{where}, message {number}", message.content)
+    return answered(where, messages)
 
 
 def _text(where: str, value: Any) -> str:

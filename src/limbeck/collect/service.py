@@ -40,7 +40,7 @@ def asking_of(recipe: Recipe) -> tuple[Route, Asking]:
     sampling = section.sampling(recipe.seed if found.seed else 0)
     again = section.max_tokens_again
     again = AGAIN * sampling.max_tokens if again is None else again
-    return found, Asking(found.model, found.name, sampling, again)
+    return found, Asking(found.model, found.name, sampling, again, section.samples)
 
 
 def ask_service(
@@ -92,20 +92,35 @@ def ask_service(
             Desk(where, one, store, money, service).collect(some, leave=batch == "leave")
 
     try:
-        answer(prompts, asking, "collect", due.all, due.all - due.missing)
-        if longer := asking.longer:
-            cut = lambda: truncated(prompts(), asking, store)  # noqa: E731
-            left = sum(1 for _ in missing(cut(), longer, store))
+        for one in asking.each:
+            total = sum(one.wants(p) for p in prompts())
+            left = sum(1 for _ in missing(prompts(), one, store))
             if left:
-                say(f"{'collect':>9}  {left:,} truncated answers are asked for with a higher cap")
-                answer(cut, longer, "again", left)
-                due.missing += left
+                answer(prompts, one, "collect", total, total - left)
+        again = sum(_again(answer, prompts, one, store) for one in asking.each)
     finally:
         if money.price is None:
             say(f"{'cost':>9}  {money.told()}; the price of {where.model} is not known")
         else:
             say(f"{'cost':>9}  {money.told()}, by {money.price.source}")
-    return due.missing
+    return due.missing + again
+
+
+def _again(
+    answer: Callable[..., None],
+    prompts: Callable[[], Iterator[Prompt]],
+    asking: Asking,
+    store: AnswerStore,
+) -> int:
+    """Ask once more for the truncated answers of one sample; returns how many that were."""
+    if (longer := asking.longer) is None:
+        return 0
+    cut = lambda: truncated(prompts(), asking, store)  # noqa: E731
+    left = sum(1 for _ in missing(cut(), longer, store))
+    if left:
+        say(f"{'collect':>9}  {left:,} truncated answers are asked for with a higher cap")
+        answer(cut, longer, "again", left)
+    return left
 
 
 def purse_of(where: Route, recipe: Recipe, store: AnswerStore) -> Purse:
@@ -152,13 +167,16 @@ class Due:
     @staticmethod
     def count(prompts: Callable[[], Iterator[Prompt]], asking: Asking, store: AnswerStore) -> Due:
         """Count it; `prompts` gives all of them anew each time."""
-        due = Due(all=sum(1 for _ in prompts()))
-        for prompt in missing(prompts(), asking, store):
-            due.missing += 1
-            due.bytes += sum(len(m.content.encode()) for m in prompt.messages)
-            due.first = due.first or prompt
-        if longer := asking.longer:
-            due.cut = sum(1 for _ in missing(truncated(prompts(), asking, store), longer, store))
+        due = Due()
+        for one in asking.each:
+            due.all += sum(one.wants(p) for p in prompts())
+            for prompt in missing(prompts(), one, store):
+                due.missing += 1
+                due.bytes += bound(prompt, 0).tokens_in
+                due.first = due.first or prompt
+            if longer := one.longer:
+                cut = truncated(prompts(), one, store)
+                due.cut += sum(1 for _ in missing(cut, longer, store))
         return due
 
     @property
@@ -173,7 +191,7 @@ class Due:
         done, longest = self.all - self.missing, asking.sampling.max_tokens
         spent = sum(used.tokens_out for used in store.spent(asking.model, asking.route))
         typical = spent / done if done >= 20 else TYPICAL * longest
-        read = self.bytes // BYTES + 8 * self.missing
+        read = self.bytes // BYTES
         likely, most = int(typical * self.missing), longest * self.missing
         return Usage(read, likely, batch=batch), Usage(read, most, batch=batch)
 

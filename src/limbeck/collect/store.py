@@ -321,7 +321,10 @@ def _row(a: Answer, origin: tuple[str, str]) -> tuple[object, ...]:
 
 @lru_cache(maxsize=16)
 def _sampling(sampling: Sampling) -> str:
-    return json.dumps(asdict(sampling), sort_keys=True)
+    fields = asdict(sampling)
+    if not sampling.sample:
+        del fields["sample"]
+    return json.dumps(fields, sort_keys=True)
 
 
 def _deflated(told: Sequence[TopLogprobs]) -> bytes:

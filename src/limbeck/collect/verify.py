@@ -33,7 +33,7 @@ def verified(answer: Answer) -> Answer:
         outcome, why = "truncated", f"longer than {answer.sampling.max_tokens} tokens"
     elif answer.finish_reason == "refusal":
         outcome, why = "refused", "by the service"
-    elif not answer.text:
+    elif not answer.text and not answer.tool_calls:
         outcome, why = "failed", "empty answer"
     elif found := REFUSAL.match(answer.text):
         outcome, why = "refused", f"begins with {found[0].strip()!r}"

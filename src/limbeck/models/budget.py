@@ -9,6 +9,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from pydantic_core import to_json
+
 from limbeck.errors import InputError
 from limbeck.recipe import BudgetSection
 from limbeck.records import Prompt, Usage
@@ -16,6 +18,7 @@ from limbeck.records import Prompt, Usage
 MILLION = 1_000_000
 _DATED = re.compile(r"-(?:\d{4}-?\d\d-?\d\d|latest|preview)")
 _MESSAGE_TOKENS = 16  # around each message, in any chat template that we know
+_TABLES_TOKENS = 1024  # what services themselves say to a model about tools and schemas
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,11 @@ def find_price(provider: str, model: str, section: BudgetSection) -> Price | Non
 def bound(prompt: Prompt, cap: int) -> Usage:
     """The most that one question can take: no token is shorter than a byte."""
     text = sum(len(m.content.encode()) + _MESSAGE_TOKENS for m in prompt.messages)
+    tables = [*(call for m in prompt.messages for call in m.tool_calls), *prompt.tools]
+    if prompt.schema is not None:
+        tables.append(prompt.schema)
+    if tables:
+        text += _TABLES_TOKENS + sum(map(len, map(to_json, tables)))
     return Usage(text + _MESSAGE_TOKENS, cap)
 
 

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+import aiohttp
 from pydantic_core import from_json
 
-from limbeck.errors import InputError, LimbeckError, ServiceError
+from limbeck.errors import InputError, LimbeckError, ServiceError, first_line
 from limbeck.models.dialects.base import BrokenError, Reply
 from limbeck.models.routes import Route
+from limbeck.models.tools import unsound
+from limbeck.progress import duration
+from limbeck.records import Prompt
 
 Kind: TypeAlias = Literal["good", "denied", "strained", "broken", "prompt"]
 _QUOTA = frozenset(
@@ -30,6 +34,7 @@ _FILTERED = re.compile(r"content[_ ](?:filter|policy|management)|safety|moderati
 _KEYISH = re.compile(r"\b(?:sk|pk|xai|gsk|key|AIza)[-_\w]*[-_*][\w*.-]{6,}|AIza[\w-]{10,}")
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 WORDS = 240
+SILENCE = 600.0  # seconds without a byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,39 @@ def judge(route: Route, key: str, status: int, headers: Mapping[str, str], raw: 
     if status >= 500 or status in (408, 409, 425):
         return Result("strained", told)
     return Result("prompt", told, refused=bool(_FILTERED.search(told)))
+
+
+def unfit(reply: Reply, prompt: Prompt) -> str:
+    """Why a whole answer is of no use although nothing went wrong on its way; "" if it is."""
+    if reply.finish != "stop":
+        return ""
+    if why := unsound(reply.calls, prompt.tools):
+        return why
+    if prompt.schema is not None and not reply.calls:
+        try:
+            from_json(reply.text)
+        except ValueError:
+            return "no JSON, though a schema was asked for"
+    return ""
+
+
+def broken_off(route: Route, key: str, error: Exception) -> Result:
+    """What a connection that failed means; whether it was billed shows nowhere.
+
+    Raises ServiceError for a certificate that cannot be trusted.
+    """
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        raise ServiceError(
+            f"{route.name} shows a certificate that cannot be trusted: "
+            f"{first_line(error.certificate_error)}. Name its authority in SSL_CERT_FILE, or "
+            "correct the address."
+        ) from None
+    name = type(error).__name__
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return Result("strained", f"no connection: {redact(first_line(error), key)}")
+    if isinstance(error, TimeoutError):
+        return Result("strained", f"no byte for {duration(SILENCE)}", paid=True)
+    return Result("strained", f"broken off: {redact(first_line(error), key) or name}", paid=True)
 
 
 def redact(text: str, key: str) -> str:

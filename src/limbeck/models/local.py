@@ -132,6 +132,11 @@ class LocalModel:
 
     def prompt_ids(self, prompt: Prompt, room: int) -> list[int]:
         """The prompt's tokens; InputError where they and `room` more outgrow the context."""
+        if prompt.schema is not None:
+            raise InputError(
+                f"{prompt.source}: only a service holds its answers to a schema. Remove "
+                "prompts.schema, or the row's own, and let [checks] reject what does not fit."
+            )
         ids = self.tokenizer.prompt_ids(prompt)
         if len(ids) + room > self.context:
             raise InputError(

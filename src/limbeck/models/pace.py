@@ -24,11 +24,14 @@ from limbeck.records import Usage
 
 FIRST_WINDOW = 16
 HEED_ALL = 3  # refusals in a row after which everything waits, not the refused question alone
+LIMITED = 5  # in a row, after which there is a limit: fewer are common where luck refuses a tenth
 BRIEF = 2.0  # seconds: a longer Retry-After holds everything at once
 SPAN = 60.0  # seconds over which a rate is measured
 ABOVE = 0.005  # of a measured rate is added: a refusal in two hundred keeps the bucket empty
+SHADE = 0.0005  # of a told rate is left out more after a refusal; of that, an answer ends a 1000th
 RAISE = 0.02  # first step up from a measured rate, doubled while nothing is refused
 RAISE_SECONDS = 1.0
+STALL = 0.1  # seconds' worth of a told limit that may be made up for without being told again
 BURST_SECONDS, BURST = 0.25, 32.0  # what may be made up for, of a rate that was only measured
 LONGEST_PAUSE = 15.0  # of our own making
 SLOWEST = 1.0  # questions a second of a measured rate: below, pauses do it
@@ -83,7 +86,7 @@ class _Row:
     @property
     def serious(self) -> bool:
         """Whether it is more than bad luck."""
-        return self.thick or self.length >= HEED_ALL
+        return self.thick or self.length >= LIMITED
 
     def note(self, ticket: Ticket, sent: int) -> bool:
         """Take note; False where it is old news, of a question sent before the last note."""
@@ -168,7 +171,7 @@ class Pace:
         if self.sent == 1:
             self._grown = now
         if not self._history or now - self._history[-1][0] > BURST_SECONDS:
-            self._history.append((now, self.sent - 1 - self.denied - self._failed))
+            self._history.append((now, self.sent - 1 - self.denied))
             if now - self._history[0][0] > SPAN:
                 self._history.popleft()
         for limit in self.limits.values():
@@ -207,7 +210,7 @@ class Pace:
         self._trouble_at(now, why, told)
         news = self._refusals.note(ticket, self.sent)
         if any(limit.told for limit in self.limits.values()):
-            self._shade = min(0.05, self._shade + ABOVE * news)
+            self._shade = min(0.05, self._shade + SHADE * news)
         elif news if "requests" in self.limits else self._refusals.serious:
             self._measure(ticket)
         if told is None:
@@ -264,20 +267,20 @@ class Pace:
             limit.newest, limit.rate, limit.most, limit.at = (
                 ticket.number,
                 rate,
-                max(1.0, left),
+                max(1.0, left, min(most, rate * STALL)),  # to make up for a stall of ours
                 now,
             )
             limit.level = min(limit.most, left - since + rate * (now - ticket.at))
 
     def _measure(self, ticket: Ticket) -> None:
         """Set the rate by what was let in since an earlier refusal (see the module's docstring)."""
-        at, count = ticket.at, ticket.number - self.denied - self._failed
+        at, count = ticket.at, ticket.number - self.denied
         limit = self.limits.get("requests")
         if limit is None:
             limit = Limit("requests", self._lately(1.0), 1.0, 0.0, self.clock(), told=False)
             self.limits["requests"] = limit
             self._paused = max(self._paused, limit.at + BURST_SECONDS)
-        elif self._refusals.length >= HEED_ALL:  # what was measured holds no longer
+        elif self._refusals.length >= LIMITED:  # what was measured holds no longer
             limit.rate = max(limit.rate / 2, self._lately(SPAN))
         elif self._whatever_rate(ticket, limit):
             pass
@@ -317,7 +320,7 @@ class Pace:
 
     def _lately(self, span: float) -> float:
         """Questions let in a second, over the last `span` seconds or since the first."""
-        now, count = self.clock(), self.sent - self.denied - self._failed
+        now, count = self.clock(), self.sent - self.denied
         began, before = next((one for one in self._history if now - one[0] <= span), (now, count))
         return max((count - before) / max(now - began, BURST_SECONDS), SLOWEST)
 

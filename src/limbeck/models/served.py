@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,20 +14,20 @@ from typing import Any
 import aiohttp
 from pydantic_core import to_json
 
-from limbeck.errors import InputError, LimbeckError, ServiceError, first_line
+from limbeck.errors import InputError, LimbeckError, ServiceError
 from limbeck.models.budget import Purse, bound
-from limbeck.models.exchange import Result, judge, redact
+from limbeck.models.dialects.base import NOTHING, Reply
+from limbeck.models.exchange import SILENCE, Result, broken_off, judge, unfit
 from limbeck.models.pace import Pace, Ticket
 from limbeck.models.protocol import QUIET, Asked, OnTokens
 from limbeck.models.routes import Route
-from limbeck.models.wire import event_loop, proxy_for
+from limbeck.models.wire import in_a_thread, proxy_for
 from limbeck.progress import duration, say
-from limbeck.records import Answer, Outcome, Prompt, Sampling, Targets, TopLogprobs, Usage
+from limbeck.records import Answer, Outcome, Prompt, Sampling, Targets, Usage
 
 MOST_TRIES = 8  # of a question that broken answers or a failing service spoil
 HOPELESS = 50  # answers in a row that are none: something else is wrong than bad luck
-SILENCE = 600.0  # seconds without a byte
-LINGER = (0.005, 0.1)  # seconds in which answers are gathered, to be made safe in one go
+LINGER = 0.005  # seconds in which answers are gathered, to be made safe in one go
 MEAN_PAUSE = 5.0  # seconds: a longer pause is said
 
 
@@ -64,19 +65,23 @@ class ServedModel:
         """Ask every prompt; lists come as answers do.
 
         An answer counts as in flight until the next list is asked for, by when it has to be safe.
-        `prompts` are drawn from as they are needed. What ends the run (a wrong key, an empty
+        `prompts` are drawn as they are needed, by the thread that asks for the lists: while it
+        makes one safe, another thread sends and receives. What ends the run (a wrong key, an empty
         purse, a service that is worn out) is raised after the last answer in flight has come.
         """
-        desk = _Desk(self, iter(prompts), sampling, on_tokens)
-        with asyncio.Runner(loop_factory=event_loop()) as runner:
+        desk, remaining = _Desk(self, sampling), iter(prompts)
+        with in_a_thread() as run:
             try:
-                runner.run(desk.open())
-                while answers := runner.run(desk.gather()):
-                    began = time.monotonic()
-                    yield answers
-                    desk.made_safe(len(answers), time.monotonic() - began)
+                desk.feed(remaining)
+                run(desk.open())
+                while (answers := run(desk.gather())) is not None:
+                    if answers:
+                        on_tokens(sum(answer.usage.tokens_out for answer in answers))
+                        yield answers
+                    desk.feed(remaining)
+                    run(desk.made_safe(len(answers)))
             finally:
-                runner.run(desk.close())
+                run(desk.close())
 
     def score(
         self, asked: Sequence[Asked], top_k: int, temperature: float, tail_samples: int = 0
@@ -98,13 +103,16 @@ class _Job:
 
 
 class _Desk:
-    """One call of `generate`: sends, retries and gathers, all on one event loop."""
+    """One call of `generate`: sends, retries and gathers, all on one event loop.
 
-    def __init__(
-        self, model: ServedModel, prompts: Iterator[Prompt], sampling: Sampling, on_tokens: OnTokens
-    ) -> None:
+    `feed` alone is for another thread than the loop's.
+    """
+
+    def __init__(self, model: ServedModel, sampling: Sampling) -> None:
         self.route, self.pace, self.purse = model.where, model.pace, model.purse
-        self.prompts, self.sampling, self.on_tokens = prompts, sampling, on_tokens
+        self.sampling = sampling
+        self.drawn: deque[Prompt] = deque()
+        self.all_drawn = False
         self.key = self.route.key()
         self.model = model
         self.later: list[tuple[float, int, _Job]] = []  # what is tried again, and when
@@ -113,7 +121,6 @@ class _Desk:
         self.stop: Exception | None = None
         self.tries: set[asyncio.Task[None]] = set()
         self.useless = 0  # answers in a row that are none
-        self.linger = LINGER[0]
         self._number = itertools.count()
         self._sender: asyncio.Task[None] | None = None
         self._waiting: dict[str, asyncio.Future[None]] = {}
@@ -133,27 +140,33 @@ class _Desk:
         self.proxy = None if self.route.local else proxy_for(self.route.url)
         self._sender = asyncio.create_task(self._send_all())
 
-    async def gather(self) -> list[Answer]:
-        """The answers that came since the last call, at least one; none when all have come."""
+    def feed(self, prompts: Iterator[Prompt]) -> None:
+        """Draw as many prompts as may be sent before the next answers are safe."""
+        room = self.pace.most - len(self.drawn)
+        some = list(itertools.islice(prompts, room))
+        self.drawn.extend(some)
+        self.all_drawn = self.all_drawn or len(some) < room
+
+    async def gather(self) -> list[Answer] | None:
+        """The answers since the last call; none where prompts are wanted, None at the end."""
         sender = self._sender
         assert sender is not None
-        while not self.answers and not (sender.done() and not self.tries):
+        while not (self.answers or self._hungry or (sender.done() and not self.tries)):
             await self._wait("gather")
-        if not sender.done():
-            await asyncio.sleep(self.linger)
+        if self.answers and not sender.done():
+            await asyncio.sleep(LINGER)
         found, self.answers = self.answers, []
-        self.on_tokens(sum(answer.usage.tokens_out for answer in found))
-        if not found:
-            sender.result()  # a mistake of ours is not hidden
-            if self.stop is not None:
-                raise self.stop
-        return found
+        if found or not sender.done():
+            return found
+        sender.result()  # a mistake of ours is not hidden
+        if self.stop is not None:
+            raise self.stop
+        return None
 
-    def made_safe(self, answers: int, seconds: float) -> None:
-        """So many answers are safe, which took so long: they are no longer in flight."""
+    async def made_safe(self, answers: int) -> None:
+        """So many answers are safe, and no longer in flight; and there may be more prompts."""
         for _ in range(answers):
             self.pace.back()
-        self.linger = min(max(LINGER[0], 5 * seconds), LINGER[1])
         self._wake("send")
 
     async def close(self) -> None:
@@ -174,8 +187,10 @@ class _Desk:
             while self.stop is None:
                 job, wait = self._due(loop.time())
                 if job is None:
-                    if wait is None and not self.tries:
+                    if wait is None and not self.tries and self.all_drawn:
                         return
+                    if self._hungry:
+                        self._wake("gather")
                     await self._wait("send", wait)
                     continue
                 wait = self._held_back(job)
@@ -189,14 +204,16 @@ class _Desk:
         finally:
             self._wake("gather")
 
+    @property
+    def _hungry(self) -> bool:
+        return not self.drawn and not self.all_drawn and self.stop is None
+
     def _due(self, now: float) -> tuple[_Job | None, float | None]:
         """The next question, those tried again first; or None and the seconds until one is due."""
         if self.later and self.later[0][0] <= now:
             return heapq.heappop(self.later)[2], None
-        if self.next is None:
-            prompt = next(self.prompts, None)
-            if prompt is not None:
-                self.next = self._job(prompt)
+        if self.next is None and self.drawn:
+            self.next = self._job(self.drawn.popleft())
         if self.next is not None:
             job, self.next = self.next, None
             return job, None
@@ -210,9 +227,7 @@ class _Desk:
 
     def _job(self, prompt: Prompt) -> _Job:
         route = self.route
-        body = route.dialect.body(
-            prompt.messages, route.model, self.sampling, route.cap, route.seed
-        )
+        body = route.dialect.body(prompt, route.model, self.sampling, route.cap, route.seed)
         if self.model.logprobs:
             route.dialect.logprobs(body, self.model.logprobs)
         return _Job(prompt, to_json(body), bound(prompt, self.sampling.max_tokens))
@@ -257,22 +272,15 @@ class _Desk:
     async def _try(self, job: _Job, ticket: Ticket) -> None:
         headers: Any = {}
         try:
-            async with self.session.post(
-                self.route.url, data=job.body, allow_redirects=False, proxy=self.proxy
-            ) as response:
-                headers = response.headers
-                raw = await response.read()
-                result = judge(self.route, self.key, response.status, headers, raw)
-        except aiohttp.ClientConnectorCertificateError as error:
-            self.purse.settle(job.most, None)
-            self.pace.back()
-            raise ServiceError(
-                f"{self.route.name} shows a certificate that cannot be trusted: "
-                f"{first_line(error.certificate_error)}. Name its authority in SSL_CERT_FILE, or "
-                "correct the address."
-            ) from None
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            result = _broken_off(error, self.key)
+            try:
+                async with self.session.post(
+                    self.route.url, data=job.body, allow_redirects=False, proxy=self.proxy
+                ) as response:
+                    headers = response.headers
+                    raw = await response.read()
+                    result = judge(self.route, self.key, response.status, headers, raw)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                result = broken_off(self.route, self.key, error)
         except LimbeckError:
             self.purse.settle(job.most, None)
             self.pace.back()
@@ -283,7 +291,8 @@ class _Desk:
         """Book what a try cost and brought, and decide what becomes of the question."""
         reply, spent = result.reply, None
         if reply is not None:
-            spent = reply.usage or replace(job.most, tokens_out=len(reply.text.encode()))
+            written = len(to_json([reply.text, reply.reasoning, *reply.calls]))
+            spent = reply.usage or replace(job.most, tokens_out=written)
         elif result.paid:
             spent = job.most
             job.lost = Usage(
@@ -301,12 +310,12 @@ class _Desk:
             )
         if reply is not None and spent is not None:
             self.pace.answered(ticket, headers, spent)
-            said = (reply.text, reply.reasoning, reply.finish)
-            self._answered(job, *said, spent, logprobs=reply.logprobs)
+            why = unfit(reply, job.prompt)
+            self._answered(job, reply.finish, spent, "rejected" if why else "kept", why, reply)
         elif result.kind == "prompt":
             self.pace.answered(ticket, headers, None)
             outcome: Outcome = "refused" if result.refused else "failed"
-            self._answered(job, "", "", "denied", Usage(0, 0), outcome, result.why)
+            self._answered(job, "denied", Usage(0, 0), outcome, result.why)
         else:
             self._again(job, ticket, headers, result)
 
@@ -325,7 +334,7 @@ class _Desk:
             self.pace.strained(ticket, headers, result.why)
         if job.tries >= MOST_TRIES:
             why = f"{job.tries} tries, last: {result.why}"
-            self._answered(job, "", "", "error", Usage(0, 0), "failed", why)
+            self._answered(job, "error", Usage(0, 0), "failed", why)
             return
         self.pace.back()
         wait = self.pace.backoff(job.tries)
@@ -334,13 +343,11 @@ class _Desk:
     def _answered(
         self,
         job: _Job,
-        text: str,
-        reasoning: str,
         finish: str,
         usage: Usage,
-        outcome: Outcome = "kept",
-        why: str = "",
-        logprobs: tuple[TopLogprobs, ...] = (),
+        outcome: Outcome,
+        why: str,
+        reply: Reply = NOTHING,
     ) -> None:
         model = self.model
         seconds = round(time.monotonic() - job.began, 4)
@@ -351,9 +358,9 @@ class _Desk:
                 model=model.fingerprint,
                 route=model.route,
                 sampling=self.sampling,
-                text=text,
-                reasoning=reasoning,
-                tool_calls=(),
+                text=reply.text,
+                reasoning=reply.reasoning,
+                tool_calls=reply.calls,
                 token_ids=(),
                 finish_reason=finish,
                 usage=replace(
@@ -364,7 +371,7 @@ class _Desk:
                 ),
                 outcome=outcome,
                 why=why,
-                logprobs=logprobs,
+                logprobs=reply.logprobs,
             )
         )
         self._wake("gather")
@@ -386,13 +393,3 @@ class _Desk:
         future = self._waiting.get(who)
         if future is not None and not future.done():
             future.set_result(None)
-
-
-def _broken_off(error: Exception, key: str) -> Result:
-    """What a connection that failed means; whether it was billed shows nowhere."""
-    name = type(error).__name__
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return Result("strained", f"no connection: {redact(first_line(error), key)}")
-    if isinstance(error, TimeoutError):
-        return Result("strained", f"no byte for {duration(SILENCE)}", paid=True)
-    return Result("strained", f"broken off: {redact(first_line(error), key) or name}", paid=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from limbeck.errors import InputError, first_line
-from limbeck.records import Prompt, identity
+from limbeck.models.tools import call_table, tool_table, turn
+from limbeck.records import Answer, Prompt, identity
 
 
 class ChatTokenizer:
@@ -31,9 +33,72 @@ class ChatTokenizer:
         self.template_hash = identity("template", self.inner.chat_template)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """The prompt's tokens, up to where the assistant begins to speak."""
-        turns = [{"role": m.role, "content": m.content} for m in prompt.messages]
-        text = self.inner.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        """The prompt's tokens, up to where the assistant begins to speak.
+
+        Raises InputError where the template leaves out its tools, or refuses its turns.
+        """
+        turns = [turn(message) for message in prompt.messages]
+        text = self._written(prompt, turns)
+        if prompt.tools and text == self._written(replace(prompt, tools=()), turns):
+            raise InputError(
+                f"{prompt.source}: the chat template knows no tools. Use a model that calls tools, "
+                "or take the tools out of the prompts."
+            )
+        return self._cut(text)
+
+    def template_ids(self, prompt: Prompt, answer: Answer, *, reasoning: bool = False) -> list[int]:
+        """The answer's tokens as the template writes it, its closing token included.
+
+        With `reasoning`, that is written where the template has a place for it, else before the
+        text in <think> tags, as most models that reason write it. Raises InputError where the
+        template leaves out what was called.
+        """
+        said: dict[str, Any] = {"role": "assistant", "content": answer.text}
+        if answer.tool_calls:
+            said["tool_calls"] = [call_table(call) for call in answer.tool_calls]
+        thought = answer.reasoning.strip() if reasoning else ""
+        text = self._said(prompt, said | ({"reasoning_content": thought} if thought else {}))
+        if thought and thought not in text:
+            said["content"] = f"<think>\n{thought}\n</think>\n\n{answer.text}"
+            text = self._said(prompt, said)
+        names = [call["name"] for call in answer.tool_calls]
+        if missing := next((part for part in (thought, *names) if part not in text), None):
+            raise InputError(
+                f"{prompt.source}: the chat template leaves out {missing[:40]!r} of the answer. "
+                "Use a model whose template has a place for it, or prompts without."
+            )
+        return self._cut(text)
+
+    def _said(self, prompt: Prompt, said: dict[str, Any]) -> str:
+        """What a last turn of the assistant adds, up to the token that closes it."""
+        turns = [turn(message) for message in prompt.messages]
+        before = self._written(prompt, turns)
+        whole = self._written(prompt, [*turns, said], answered=True)
+        end = self.inner.eos_token
+        if not whole.startswith(before):
+            raise InputError(
+                f"{prompt.source}: the chat template writes the prompt otherwise once it is "
+                "answered, so that the answer's tokens cannot be told. Use another model."
+            )
+        text, closed, _ = whole[len(before) :].rpartition(end)
+        return (text if closed else whole[len(before) :].rstrip()) + end
+
+    def _written(
+        self, prompt: Prompt, turns: list[dict[str, Any]], *, answered: bool = False
+    ) -> str:
+        from jinja2 import TemplateError
+
+        tools = [tool_table(tool) for tool in prompt.tools] or None
+        try:
+            return self.inner.apply_chat_template(
+                turns, tools=tools, tokenize=False, add_generation_prompt=not answered
+            )
+        except TemplateError as error:
+            raise InputError(
+                f"{prompt.source}: the chat template does not take this prompt: {first_line(error)}"
+            ) from None
+
+    def _cut(self, text: str) -> list[int]:
         return self.inner(text, add_special_tokens=False)["input_ids"]
 
     @cached_property

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from limbeck.models.dialects.base import BrokenError, Document, Finish, Reply, count, text_of
-from limbeck.records import Message, Sampling, TopLogprobs, Usage
+from limbeck.records import Message, Prompt, Sampling, TopLogprobs, Usage
 
 VERSION = "2023-06-01"
 _FINISH: dict[str, Finish] = {
@@ -26,14 +26,20 @@ def headers(key: str) -> dict[str, str]:
     return {"x-api-key": key, "anthropic-version": VERSION}
 
 
-def body(
-    messages: Sequence[Message], model: str, sampling: Sampling, cap: str, seed: str
-) -> dict[str, Any]:
+def body(prompt: Prompt, model: str, sampling: Sampling, cap: str, seed: str) -> dict[str, Any]:
     """The question; system messages stand apart, and defaults are left out."""
-    turns = [{"role": m.role, "content": m.content} for m in messages if m.role != "system"]
+    turns = _turns(prompt.messages)
     asked: dict[str, Any] = {"model": model, "messages": turns, cap: sampling.max_tokens}
-    if system := "\n\n".join(m.content for m in messages if m.role == "system"):
+    if system := "\n\n".join(m.content for m in prompt.messages if m.role == "system"):
         asked["system"] = system
+    if prompt.tools:
+        asked["tools"] = [
+            {"name": tool["name"], "description": tool.get("description", "")}
+            | {"input_schema": tool["parameters"]}
+            for tool in prompt.tools
+        ]
+    if prompt.schema is not None:
+        asked["output_config"] = {"format": {"type": "json_schema", "schema": prompt.schema}}
     if sampling.temperature != 1:
         asked["temperature"] = sampling.temperature
     if sampling.top_p != 1:
@@ -51,7 +57,13 @@ def read(document: Document) -> Reply:
     if None in texts:
         raise BrokenError("null content")
     thoughts = [text_of(b.get("thinking")) for b in blocks if b.get("type") == "thinking"]
-    return Reply("".join(texts).strip(), "".join(thoughts), finish, _usage(document.get("usage")))
+    calls = tuple(
+        {"id": b["id"], "name": b["name"], "arguments": b["input"]}
+        for b in blocks
+        if b.get("type") == "tool_use"
+    )
+    usage = _usage(document.get("usage"))
+    return Reply("".join(texts).strip(), "".join(thoughts), finish, usage, calls)
 
 
 def logprobs(body: dict[str, Any], top: int) -> None:
@@ -61,6 +73,30 @@ def logprobs(body: dict[str, Any], top: int) -> None:
 def read_logprobs(document: Document) -> list[TopLogprobs]:
     """There are none."""
     return []
+
+
+def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The conversation; what tools gave back is the user's turn, all of a round in one."""
+    turns: list[dict[str, Any]] = []
+    before = ""
+    for m in messages:
+        if m.role == "tool":
+            block = {"type": "tool_result", "tool_use_id": m.call_id, "content": m.content}
+            if before == "tool":
+                turns[-1]["content"].append(block)
+            else:
+                turns.append({"role": "user", "content": [block]})
+        elif m.tool_calls:
+            said = [{"type": "text", "text": m.content}] if m.content else []
+            calls = [
+                {"type": "tool_use", "id": c["id"], "name": c["name"], "input": c["arguments"]}
+                for c in m.tool_calls
+            ]
+            turns.append({"role": m.role, "content": [*said, *calls]})
+        elif m.role != "system":
+            turns.append({"role": m.role, "content": m.content})
+        before = m.role
+    return turns
 
 
 def _usage(told: Any) -> Usage | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from limbeck.records import Message, Sampling, TopLogprobs, Usage
+from limbeck.records import Prompt, Sampling, TopLogprobs, Usage
 
 Document: TypeAlias = Mapping[str, Any]
 Finish: TypeAlias = Literal["stop", "length", "refusal"]
@@ -14,13 +14,20 @@ Finish: TypeAlias = Literal["stop", "length", "refusal"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer. `usage` is None where the service told none, and `logprobs` are empty."""
+    """A whole answer. `usage` is None where the service told none, and `logprobs` are empty.
+
+    `calls` are {"id", "name", "arguments"} each; arguments that are no JSON stay as they came.
+    """
 
     text: str
     reasoning: str
     finish: Finish
     usage: Usage | None
+    calls: tuple[Mapping[str, Any], ...] = ()
     logprobs: tuple[TopLogprobs, ...] = ()
+
+
+NOTHING = Reply("", "", "stop", None)
 
 
 class BrokenError(Exception):
@@ -39,7 +46,7 @@ class Dialect(Protocol):
         ...
 
     def body(
-        self, messages: Sequence[Message], model: str, sampling: Sampling, cap: str, seed: str
+        self, prompt: Prompt, model: str, sampling: Sampling, cap: str, seed: str
     ) -> dict[str, Any]:
         """The question. `cap` names the field of the longest answer, `seed` that of the seed.
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from limbeck.models.dialects.base import BrokenError, Document, Reply, count, text_of, token_bytes
-from limbeck.records import Message, Sampling, TopLogprobs, Usage
+from limbeck.models.dialects.base import (
+    BrokenError,
+    Document,
+    Finish,
+    Reply,
+    count,
+    text_of,
+    token_bytes,
+)
+from limbeck.models.tools import names
+from limbeck.records import Message, Prompt, Sampling, TopLogprobs, Usage
 
 _REFUSED = frozenset(
     {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "MODEL_ARMOR"}
 )
+UNSIGNED = "skip_thought_signature_validator"  # of a call that another model made, as documented
 _WHOLE = frozenset({"STOP", "MAX_TOKENS", *_REFUSED})
 
 
@@ -24,28 +34,28 @@ def headers(key: str) -> dict[str, str]:
     return {"x-goog-api-key": key}
 
 
-def body(
-    messages: Sequence[Message], model: str, sampling: Sampling, cap: str, seed: str
-) -> dict[str, Any]:
+def body(prompt: Prompt, model: str, sampling: Sampling, cap: str, seed: str) -> dict[str, Any]:
     """The question; system messages stand apart, the assistant is called model."""
-    roles = {"user": "user", "assistant": "model"}
     settings: dict[str, Any] = {cap: sampling.max_tokens}
     if sampling.temperature != 1:
         settings["temperature"] = sampling.temperature
     if sampling.top_p != 1:
         settings["topP"] = sampling.top_p
     if seed and sampling.seed:
-        settings[seed] = sampling.seed
-    asked: dict[str, Any] = {
-        "contents": [
-            {"role": roles[m.role], "parts": [{"text": m.content}]}
-            for m in messages
-            if m.role != "system"
-        ],
-        "generationConfig": settings,
-    }
-    if system := "\n\n".join(m.content for m in messages if m.role == "system"):
+        settings[seed] = sampling.seed + sampling.sample
+    if prompt.schema is not None:
+        told = {"responseMimeType": "application/json", "responseJsonSchema": prompt.schema}
+        settings |= told
+    asked: dict[str, Any] = {"contents": _turns(prompt.messages), "generationConfig": settings}
+    if system := "\n\n".join(m.content for m in prompt.messages if m.role == "system"):
         asked["systemInstruction"] = {"parts": [{"text": system}]}
+    if prompt.tools:
+        functions = [
+            {"name": tool["name"], "description": tool.get("description", "")}
+            | {"parametersJsonSchema": tool["parameters"]}
+            for tool in prompt.tools
+        ]
+        asked["tools"] = [{"functionDeclarations": functions}]
     return asked
 
 
@@ -66,9 +76,15 @@ def read(document: Document) -> Reply:
     thought = "".join(text_of(part.get("text")) for part in parts if part.get("thought"))
     if said in _REFUSED:
         return Reply(text or f"[blocked: {said}]", thought, "refusal", usage)
-    if not text and said == "STOP":
+    calls = tuple(
+        {"id": text_of(call.get("id")) or f"call_{n}", "name": call["name"]}
+        | {"arguments": call.get("args") or {}}
+        for n, call in enumerate(part["functionCall"] for part in parts if "functionCall" in part)
+    )
+    if not text and said == "STOP" and not calls:
         raise BrokenError("no text")
-    return Reply(text.strip(), thought, "length" if said == "MAX_TOKENS" else "stop", usage)
+    finish: Finish = "length" if said == "MAX_TOKENS" else "stop"
+    return Reply(text.strip(), thought, finish, usage, calls)
 
 
 def logprobs(body: dict[str, Any], top: int) -> None:
@@ -90,6 +106,31 @@ def read_logprobs(document: Document) -> list[TopLogprobs]:
         )
         for row, top in zip(told.get("chosenCandidates") or [], tops, strict=False)
     ]
+
+
+def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The conversation; what tools gave back is the user's turn, all of a round in one."""
+    turns: list[dict[str, Any]] = []
+    called, before = names(messages), ""
+    for m in messages:
+        if m.role == "tool":
+            told = {"name": called[m.call_id], "response": {"output": m.content}}
+            part = {"functionResponse": told}
+            if before == "tool":
+                turns[-1]["parts"].append(part)
+            else:
+                turns.append({"role": "user", "parts": [part]})
+        elif m.role != "system":
+            said = [{"text": m.content}] if m.content else []
+            calls = [
+                {"functionCall": {"name": c["name"], "args": c["arguments"]}}
+                | {"thoughtSignature": UNSIGNED}
+                for c in m.tool_calls
+            ]
+            role = "model" if m.role == "assistant" else m.role
+            turns.append({"role": role, "parts": [*said, *calls]})
+        before = m.role
+    return turns
 
 
 def _usage(told: Any) -> Usage | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+
+from pydantic_core import from_json
 
 from limbeck.models.dialects.base import (
     BrokenError,
@@ -15,7 +17,8 @@ from limbeck.models.dialects.base import (
     text_of,
     token_bytes,
 )
-from limbeck.records import Message, Sampling, TopLogprobs, Usage
+from limbeck.models.tools import tool_table, turn
+from limbeck.records import Prompt, Sampling, TopLogprobs, Usage
 
 _FINISH: dict[str, Finish] = {
     "length": "length",
@@ -37,21 +40,24 @@ def headers(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def body(
-    messages: Sequence[Message], model: str, sampling: Sampling, cap: str, seed: str
-) -> dict[str, Any]:
+def body(prompt: Prompt, model: str, sampling: Sampling, cap: str, seed: str) -> dict[str, Any]:
     """The question. Settings at the service's own default are left out: some models refuse them."""
     asked: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": m.role, "content": m.content} for m in messages],
+        "messages": [turn(message, as_text=True) for message in prompt.messages],
         cap: sampling.max_tokens,
     }
+    if prompt.tools:
+        asked["tools"] = [tool_table(tool) for tool in prompt.tools]
+    if prompt.schema is not None:
+        told = {"name": "answer", "strict": True, "schema": prompt.schema}
+        asked["response_format"] = {"type": "json_schema", "json_schema": told}
     if sampling.temperature != 1:
         asked["temperature"] = sampling.temperature
     if sampling.top_p != 1:
         asked["top_p"] = sampling.top_p
     if seed and sampling.seed:
-        asked[seed] = sampling.seed
+        asked[seed] = sampling.seed + sampling.sample
     return asked
 
 
@@ -73,9 +79,11 @@ def read(document: Document) -> Reply:
     finish = _FINISH.get(said, "stop")
     if refusal := text_of(message.get("refusal")):
         text, finish = text or refusal, "refusal"
-    if message.get("content") is None and finish == "stop":
+    calls = tuple(_call(call) for call in message.get("tool_calls") or ())
+    if message.get("content") is None and finish == "stop" and not calls:
         raise BrokenError("null content")
-    return Reply(text.strip(), reasoning or thought, finish, _usage(document.get("usage")))
+    usage = _usage(document.get("usage"))
+    return Reply(text.strip(), reasoning or thought, finish, usage, calls)
 
 
 def logprobs(body: dict[str, Any], top: int) -> None:
@@ -94,6 +102,16 @@ def read_logprobs(document: Document) -> list[TopLogprobs]:
         )
         for row in told
     ]
+
+
+def _call(told: Any) -> dict[str, Any]:
+    """A call; arguments that are no JSON stay text."""
+    function = told["function"]
+    arguments: Any = function.get("arguments") or "{}"
+    if isinstance(arguments, str):
+        with suppress(ValueError):
+            arguments = from_json(arguments)
+    return {"id": text_of(told.get("id")), "name": function["name"], "arguments": arguments}
 
 
 def _content(content: Any) -> tuple[str, str]:
