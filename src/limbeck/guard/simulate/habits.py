@@ -179,6 +179,16 @@ def joined(rng: np.random.Generator, n: int, days: int) -> Floats:
     return np.where(rides, rng.choice(waves, n) + rng.exponential(1.5, n), when) * DAY
 
 
+def teams(rng: np.random.Generator, n: int, median: float, sigma: float) -> tuple[Ints, Keys]:
+    """Who belongs together: the number of each account's team, and a key of that team.
+
+    Sizes are log-normal, at least 2; the last team may be cut short.
+    """
+    sizes = np.exp(rng.normal(np.log(median), sigma, 1 + n // 2))
+    number = np.repeat(np.arange(len(sizes)), np.maximum(sizes, 2).astype(np.int64))[:n]
+    return number, fresh_keys(rng, len(sizes))[number]
+
+
 def ordinary(rng: np.random.Generator, n: int, days: int) -> Habits:
     """Accounts of people with a program or a chat window: what every generator starts from."""
     keys = fresh_keys(rng, n)
