@@ -22,6 +22,8 @@ class Attack:
         subject: What the tasks are about, a set of habits.SETS; `focus`: topics of it, at most.
         wordings: Templates in use; 0 is a wording of its own for every call.
         strength: Probability that a slot of a template's wording is changed all the same.
+        context: Tokens of the campaign's system prompt; `history`: share of the tasks that carry a
+            document or a conversation besides.
         stack: Share of the accounts whose work comes from the campaign's one client and settings;
             the others take those of their cover.
         networks: Hosting networks in use; `residential`: share of the accounts behind residential
@@ -52,6 +54,8 @@ class Attack:
     subject: Literal["capability", "reasoning", "develop", "rubric", "benchmark"] = "capability"
     wordings: int = 1
     strength: float = 0.0
+    context: float = 150.0
+    history: float = 0.2
     stack: float = 1.0
     networks: int = 24
     residential: float = 0.0
@@ -88,7 +92,7 @@ class Attack:
 
 
 SHARES = (
-    "cover", "strength", "stack", "residential", "sticky", "webmail", "programmes", "sync",
-    "daylight", "pivot",
+    "cover", "strength", "history", "stack", "residential", "sticky", "webmail", "programmes",
+    "sync", "daylight", "pivot",
 )  # fmt: skip
 AT_LEAST_ONE = ("accounts", "tasks", "focus", "networks", "payment", "life")

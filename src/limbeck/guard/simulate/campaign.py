@@ -132,8 +132,8 @@ def _work(attack: Attack, cover: Habits, rng: np.random.Generator, seed: int, se
         seat=seat,
         seats=attack.accounts,
         customers=0,
-        context=0.0,
-        history=0.0,
+        context=attack.context,
+        history=attack.history,
         longer=0.2,
     )
 

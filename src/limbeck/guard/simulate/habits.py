@@ -173,7 +173,7 @@ def joined(rng: np.random.Generator, n: int, days: int) -> Floats:
 
     Every tenth comes in one of the waves that a launch, a course or the news brings.
     """
-    when = rng.uniform(-730, 0.9 * days, n)
+    when = 0.9 * days - 730 * rng.random(n) ** 1.7  # a provider that grows
     waves = rng.uniform(-730, 0.9 * days, 25)
     rides = rng.random(n) < 0.1
     return np.where(rides, rng.choice(waves, n) + rng.exponential(1.5, n), when) * DAY
@@ -251,7 +251,7 @@ def ordinary(rng: np.random.Generator, n: int, days: int) -> Habits:
         seats=np.ones(n, dtype=np.int64),
         customers=np.zeros(n, dtype=np.int64),
         context=np.where(rng.random(n) < 0.5, np.exp(rng.normal(4.5, 1.0, n)), 0.0),
-        history=rng.beta(2, 1.5, n),
+        history=np.where(rng.random(n) < 0.3, rng.beta(1, 12, n), rng.beta(2, 1.5, n)),
         longer=rng.normal(0, 0.3, n),
         together=np.zeros(n),
         waves=np.zeros(n, dtype=np.uint64),
