@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from limbeck.guard.simulate import shapes, world
@@ -17,6 +16,7 @@ from limbeck.guard.simulate.keys import (
     Keys,
     below,
     fraction,
+    joined,
     key_of,
     mix,
     spelt,
@@ -193,7 +193,7 @@ def _prompts(
     if not spell:
         return topic, pa.nulls(n, pa.string()), letters
     body, opening, closing = parts
-    return topic, pc.binary_join_element_wise(opening, body, closing, ""), letters
+    return topic, joined(opening, body, closing), letters
 
 
 def _spread(texts: pa.Array, rows: Ints, n: int) -> pa.Array:

@@ -165,10 +165,10 @@ def clients(rng: np.random.Generator, n: int) -> Ints:
 def zones(rng: np.random.Generator, n: int) -> Floats:
     """Hours east of UTC, in three regions."""
     region = rng.choice(3, n, p=[0.35, 0.4, 0.25])
-    return np.array([-6.0, 1.0, 8.0])[region] + rng.integers(-2, 3, n)
+    return np.array([-6.0, 1.0, 8.0])[region] + rng.integers(-2, 3, n).astype(np.float64)
 
 
-def joined(rng: np.random.Generator, n: int, days: int) -> Floats:
+def signups(rng: np.random.Generator, n: int, days: int) -> Floats:
     """When n accounts signed up: in the two years before the simulation, and during it.
 
     Every tenth comes in one of the waves that a launch, a course or the news brings.
@@ -203,7 +203,7 @@ def ordinary(rng: np.random.Generator, n: int, days: int) -> Habits:
         payment=np.where((tier == 0) | (rng.random(n) < 0.05), 0, fresh_keys(rng, n)),
         organisation=np.zeros(n, dtype=np.uint64),
         domain=np.where(rng.random(n) < 0.2, fresh_keys(rng, n), webmail),
-        created=joined(rng, n, days),
+        created=signups(rng, n, days),
         ended=np.full(n, NEVER),
         channel=rng.choice(len(world.CHANNELS), n, p=[0.8, 0.02, 0.06, 0.04, 0.04, 0.02, 0.02]),
         tier=tier,

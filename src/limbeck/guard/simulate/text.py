@@ -17,10 +17,9 @@ from importlib.resources import files
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from limbeck.guard.simulate.keys import Floats, Ints, Keys, below, fraction, key_of, mix
+from limbeck.guard.simulate.keys import Floats, Ints, Keys, below, fraction, joined, key_of, mix
 
 SLOT = re.compile(r"\{(\w+)\}")
 NESTED = 48  # how many fillings of a phrase that itself has slots are kept
@@ -78,7 +77,7 @@ class Grammar:
             return pa.array([], pa.string())
         used = [slot for slot in range(codes.shape[1]) if codes[:, slot].any()]
         parts = [self.phrases.take(pa.array(codes[:, slot])) for slot in used]
-        return pc.binary_join_element_wise(*parts, "")
+        return joined(*parts)
 
 
 @lru_cache(maxsize=1)

@@ -10,9 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from limbeck.guard.simulate.keys import Ints, Keys, below, fraction, mix
+from limbeck.guard.simulate.keys import Ints, Keys, below, fraction, joined, mix
 
 HOMES, MOBILE, CLOUD, OFFICES = (0, 2048), (2048, 2064), (2064, 2080), (2560, 4096)  # prefixes
 MODELS = ("orin-1-mini", "orin-1", "orin-1-max", "orin-2")
@@ -75,8 +74,8 @@ def networks() -> pa.Array:
     high = [f"{240 + p // 256}.{p % 256}." for p in range(4096)]
     low = [f"{i}.0/24" for i in range(256)]
     index = np.arange(1 << 20)
-    return pc.binary_join_element_wise(
-        pa.array(high).take(pa.array(index >> 8)), pa.array(low).take(pa.array(index & 255)), ""
+    return joined(
+        pa.array(high).take(pa.array(index >> 8)), pa.array(low).take(pa.array(index & 255))
     )
 
 
