@@ -18,7 +18,7 @@ def accounts(rng: np.random.Generator, n: int, days: int) -> Habits:
     habits = ordinary(rng, n, days)
     school, key = teams(rng, n, 120.0, 0.8)
     course = mix(key, rng.integers(0, 4, n))
-    count = 1 + school.max(initial=0)
+    count = 1 + int(school.max(initial=0))
     term = rng.uniform(-60, 0.7 * days, count)[school] * DAY
     nat = world.office(rng, count)[school]
     homework = rng.random(n) < 0.5

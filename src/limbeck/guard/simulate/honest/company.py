@@ -17,7 +17,7 @@ def accounts(rng: np.random.Generator, n: int, days: int) -> Habits:
     """Seats are opened in batches, sit behind one gateway, and keep the hours of their office."""
     habits = ordinary(rng, n, days)
     firm, key = teams(rng, n, 30.0, 1.1)
-    first, count = np.searchsorted(firm, firm), 1 + firm.max(initial=0)
+    first, count = np.searchsorted(firm, firm), 1 + int(firm.max(initial=0))
     opened = habits.created[first] + rng.integers(0, 4, n) * rng.uniform(2, 60, count)[firm] * DAY
     gateway = world.office(rng, count)[firm]
     asks = [subjects(s) for s in ("business", "develop", "capability", "everything")]

@@ -17,7 +17,7 @@ def accounts(rng: np.random.Generator, n: int, days: int) -> Habits:
     """They share a venue, a coupon, a starter kit with its prompts and client, and examples."""
     habits = ordinary(rng, n, days)
     event, key = teams(rng, n, 60.0, 0.7)
-    count = 1 + event.max(initial=0)
+    count = 1 + int(event.max(initial=0))
     begins = rng.uniform(-4, max(days - 1.0, 0.5), count)[event] * DAY
     venue = world.office(rng, count)[event]
     task = rng.choice([subjects("develop"), subjects("capability"), subjects("business")], count)
