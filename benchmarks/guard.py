@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -237,10 +236,7 @@ class Scene:
         shutil.rmtree(out, ignore_errors=True)
         command = [sys.executable, "-m", "limbeck", "guard", "scan", str(calls)]
         command += ["--accounts", str(sim / "accounts.parquet"), "--out", str(out)]
-        began = time.perf_counter()
-        subprocess.run(command, check=True)  # noqa: S603
-        seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        seconds, peak = _timed(command)
         rows = pq.read_table(out / "accounts.parquet").to_pylist()
         seen = {row["account"]: row for row in rows}
         blank = {"p_value": 1.0, "campaign": None}
@@ -272,13 +268,25 @@ class Scene:
                     self._folder / "sim" / "calls" / name, out / name, dirs_exist_ok=True
                 )
                 continue
-            files = self._folder / "sim" / "calls" / name / "*.parquet"
-            duckdb.connect().execute(
-                f"COPY (SELECT * EXCLUDE (day) FROM read_parquet('{files}', hive_partitioning = true) "  # noqa: S608
-                f"WHERE hour(\"time\" AT TIME ZONE 'UTC') < {hours - 24 * day}) "
-                f"TO '{out / name / 'part.parquet'}' (FORMAT parquet)"
-            )
+            files = str(self._folder / "sim" / "calls" / name / "*.parquet")
+            left = f"hour(\"time\" AT TIME ZONE 'UTC') < {hours - 24 * day}"
+            rows = f"SELECT * FROM read_parquet('{files}', hive_partitioning = false) WHERE {left}"  # noqa: S608
+            target = out / name / "part.parquet"
+            duckdb.connect().execute(f"COPY ({rows}) TO '{target}' (FORMAT parquet)")
         return out
+
+
+def _timed(command: list[str]) -> tuple[float, float]:
+    """Seconds of a command, and the most memory that it held, in GB, by Linux's count."""
+    began, peak = time.perf_counter(), 0
+    process = subprocess.Popen(command)  # noqa: S603
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        peak = max([peak, *(int(line.split()[1]) for line in status if line.startswith("VmHWM"))])
+        time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return time.perf_counter() - began, peak / 2**20
 
 
 def _row(
@@ -288,7 +296,9 @@ def _row(
     ours = statistics.fmean(found)
     spread = [ours, ours]
     if len(found) > 1 and np.isfinite(found).all():
-        half = stats.t.ppf(0.975, len(found) - 1) * statistics.stdev(found) / len(found) ** 0.5
+        half = (
+            float(stats.t.ppf(0.975, len(found) - 1)) * statistics.stdev(found) / len(found) ** 0.5
+        )
         spread = [ours - half, ours + half]
     means = {name: statistics.fmean(values) for name, values in peers.items()}
     best = max(means.values(), default=0.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -21,7 +22,7 @@ _FEATURES = """
         avg(tokens_out) tout, stddev_pop(tokens_out) sout, count(DISTINCT network) nets,
         count(DISTINCT client) clients, count(DISTINCT model) models,
         avg(coalesce(temperature, -1)) temp, avg(coalesce(max_tokens, 0)) cap,
-        avg(hour("time")) hour, stddev_pop(hour("time")) hours
+        avg(hour("time")) AS clock, stddev_pop(hour("time")) AS spread
     FROM (SELECT *, count(*) OVER (PARTITION BY account, "time"::DATE) perday FROM calls)
     GROUP BY account ORDER BY account
 """
@@ -97,8 +98,7 @@ PEERS: Mapping[str, Callable[[Path, list[str]], Scores]] = {
 
 def _open(calls: Path, accounts: list[str]) -> duckdb.DuckDBPyConnection:
     base = duckdb.connect()
-    wanted = {"account": np.array(accounts, dtype=object)}
-    base.register("wanted", wanted)
+    base.register("wanted", pa.table({"account": accounts}))
     files = str(calls / "*" / "*.parquet").replace("'", "''")
     base.execute(f"CREATE VIEW calls AS SELECT * FROM '{files}' SEMI JOIN wanted USING (account)")  # noqa: S608
     return base
