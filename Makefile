@@ -10,7 +10,7 @@ PIP_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -q install --no-compile $(PIP_ARGS)
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-align bench-collect bench-train lock clean
+.PHONY: help demo test check bench bench-align bench-collect bench-guard bench-train lock clean
 help:           ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -41,6 +41,10 @@ bench-train: $(VENV)/.dev  ## the training step beside TRL and Liger; ROWS=dolly
 
 bench-align: $(VENV)/.dev  ## targets by the bytes of tokens beside plain text distillation
 	$(BIN)/python benchmarks/alignment.py
+
+bench-guard: $(VENV)/.dev  ## guard on simulated campaigns, beside detectors of single accounts
+	@$(PIP_INSTALL) -c constraints.txt scikit-learn==1.9.1
+	$(BIN)/python benchmarks/guard.py
 
 lock: $(VENV)/.dev   ## pin the versions that are installed now
 	@echo '# Every version, pinned. `make lock` rewrites it.' > constraints.txt

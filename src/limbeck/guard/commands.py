@@ -49,6 +49,72 @@ def ingest(
 
 
 @app.command
+def scan(
+    calls: Annotated[str, Parameter(help="A log as for ingest, or a state folder.")],
+    *,
+    out: Annotated[Path, Parameter(help="Where to write; a log's state grows in OUT/state.")],
+    accounts: Annotated[str | None, Parameter(help="A table of accounts.")] = None,
+    format_: Annotated[
+        Literal["auto", "parquet", "csv", "jsonl", "otel", "litellm"],
+        Parameter(name="--format", help="What the log is; by default, as it looks."),
+    ] = "auto",
+    account_from: Annotated[
+        str | None,
+        Parameter(help="LiteLLM column or OpenTelemetry attribute that names the account."),
+    ] = None,
+    price_in: Annotated[float, Parameter(help="What a million tokens read sell for.")] = 3.0,
+    price_out: Annotated[float, Parameter(help="What a million tokens written sell for.")] = 15.0,
+    engine: Annotated[Literal["duckdb", "spark"], Parameter(help="Where the SQL runs.")] = "duckdb",
+    memory: Annotated[str, Parameter(help="What the engine may take, as 4GB.")] = "4GB",
+    threads: Annotated[int, Parameter(help="Threads at work.")] = 2,
+    json_: AsJson = False,
+) -> None:
+    """Find campaigns: writes OUT/accounts.parquet and OUT/campaigns.json.
+
+    Exit codes: 0 no campaign was found, 1 at least one was, 2 the input is wrong. Scanning again
+    with a later log adds it to what OUT/state holds.
+
+    Example: limbeck guard scan logs/ --accounts accounts.csv --out found
+    """
+    from limbeck.guard import walk
+    from limbeck.guard.findings import Price
+    from limbeck.guard.readers.source import Source
+
+    about = Source(accounts) if accounts else None
+    state = walk.state_of(Source(calls, format_, account_from), out, about, threads)
+    price = Price(price_in, price_out)
+    told = walk.walk(state, out, price, kind=engine, memory=memory, threads=threads)
+    lines = [
+        f"{one['id']}: {one['accounts']:,} accounts took {one['calls']:,} answers, "
+        f"{one['tokens_out']:,} tokens"
+        for one in told["campaigns"]
+    ]
+    count, seen = len(lines), f"{told['calls']:,} calls of {told['accounts']:,} accounts"
+    found = f"{count} campaigns" if count != 1 else "1 campaign"
+    lines += [f"{found if count else 'No campaign'} in {seen}; see {out / 'campaigns.json'}"]
+    _tell(json_, told, "\n".join(lines))
+    if told["campaigns"]:
+        raise SystemExit(1)
+
+
+@app.command
+def explain(
+    out: Annotated[Path, Parameter(help="The folder of a finished scan.")],
+    account: Annotated[str, Parameter(help="The account's name, as the log has it.")],
+    *,
+    json_: AsJson = False,
+) -> None:
+    """Say why an account was flagged, or why not.
+
+    Example: limbeck guard explain found acct_1234
+    """
+    from limbeck.guard import findings
+
+    told = findings.explain(out, account)
+    _tell(json_, told, "\n".join(findings.lines(told)))
+
+
+@app.command
 def pseudonymise(
     file: Annotated[Path, Parameter(help="Parquet, CSV or JSON Lines.")],
     *,
@@ -66,6 +132,76 @@ def pseudonymise(
     counts = pseudonyms.pseudonymise(file, names, out, pseudonyms.salt())
     what = ", ".join(f"{count:,} of {name}" for name, count in counts.items())
     _tell(json_, {"out": str(out), "hashed": counts}, f"Hashed {what}, in {out}")
+
+
+@app.command
+def simulate(
+    *,
+    out: Annotated[Path, Parameter(help="A new folder.")],
+    accounts: Annotated[int, Parameter(help="Honest accounts.")] = 10_000,
+    days: Annotated[int, Parameter(help="Days of traffic.")] = 7,
+    seed: Annotated[int, Parameter(help="The same seed gives the same calls.")] = 0,
+    start: Annotated[str, Parameter(help="First day, as YYYY-MM-DD, UTC.")] = "2026-03-02",
+    release: Annotated[
+        int | None, Parameter(help="Day of a model's release, from 0; default: the middle one.")
+    ] = None,
+    attacks: Annotated[
+        str, Parameter(help="Campaigns, as a,b; or all, or none. An unknown name lists them.")
+    ] = "all",
+    attack_accounts: Annotated[
+        int | None, Parameter(help="Accounts a campaign; default: a hundredth of the honest ones.")
+    ] = None,
+    per_day: Annotated[float | None, Parameter(help="Calls a day of a hostile account.")] = None,
+    cover: Annotated[
+        float | None, Parameter(help="Share of honest traffic in hostile accounts, below 1.")
+    ] = None,
+    without: Annotated[str, Parameter(help="Honest kinds to withhold, as a,b.")] = "",
+    prompts: Annotated[bool, Parameter(help="Write prompts, or metadata only.")] = True,
+    truth_calls: Annotated[
+        bool, Parameter(negative="", help="Also write which calls are hostile.")
+    ] = False,
+    json_: Annotated[
+        bool,
+        Parameter(name="--json", negative="", help="Print one JSON document on standard output."),
+    ] = False,
+) -> None:
+    """Write simulated calls, honest and hostile, to learn your false alarms and misses by.
+
+    Example: limbeck guard simulate --out sim --accounts 20000 --days 14
+    """
+    from dataclasses import asdict
+    from datetime import date
+
+    from limbeck.errors import InputError
+    from limbeck.guard import simulate as room
+    from limbeck.guard.simulate.hostile import chosen
+    from limbeck.progress import say
+
+    try:
+        first = date.fromisoformat(start)
+    except ValueError:
+        raise InputError(f"--start {start} is no date; write it as 2026-03-02") from None
+    changes = {"accounts": attack_accounts, "per_day": per_day, "cover": cover}
+    plan = room.Plan(
+        accounts=accounts,
+        days=days,
+        seed=seed,
+        attacks=chosen(attacks, max(20, accounts // 100), changes),
+        without=tuple(name.strip() for name in without.split(",") if name.strip()),
+        prompts=prompts,
+        start=first,
+        release=release,
+        truth_calls=truth_calls,
+    )
+    summary = room.simulate(plan, out)
+    if json_:
+        print(json.dumps({"out": str(out)} | asdict(summary), ensure_ascii=False))  # noqa: T201
+        return
+    say(
+        f"Wrote {out}, simulated: {summary.honest_accounts:,} honest accounts with "
+        f"{summary.honest_calls:,} calls, {summary.hostile_accounts:,} hostile ones with "
+        f"{summary.hostile_calls:,} hostile calls and {summary.cover_calls:,} as cover"
+    )
 
 
 def _tell(as_json: bool, document: dict[str, Any], line: str) -> None:
