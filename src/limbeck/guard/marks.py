@@ -1,0 +1,47 @@
+"""How a family of calls is divided among the accounts that make them: counts of fold 1, in SQL."""
+
+from __future__ import annotations
+
+
+def hits(layer: str) -> str:
+    """Who called within which family how often, in both folds."""
+    if layer != "template":
+        return f"SELECT key AS family, aid, h0, h1, calm, eliciting FROM uses_{layer}"
+    return """SELECT f.family, u.aid, sum(h0) AS h0, sum(h1) AS h1, sum(calm) AS calm,
+            sum(eliciting) AS eliciting
+        FROM uses_template u JOIN families f ON f.key = u.key GROUP BY f.family, u.aid"""
+
+
+def sums(hits: str) -> str:
+    """What the tests need of each family: members by fold 0, their calls in fold 1.
+
+    x is a member's calls within the family, n the days from its first call to its last.
+    """
+    terms = {
+        "x": "h.h1",
+        "xx": "h.h1 * h.h1",
+        "n": "v.days",
+        "xn": "h.h1 * v.days",
+        "nn": "v.days * v.days",
+        "calm": "h.calm",
+        "eliciting": "h.eliciting",
+    }
+    summed = ", ".join(f"cast(sum({term}) AS double) AS {name}" for name, term in terms.items())
+    return f"""SELECT h.family, count(*) AS members, {summed}
+        FROM {hits} h JOIN volumes v ON v.aid = h.aid WHERE h.h0 > 0
+        GROUP BY h.family HAVING count(*) >= $least"""
+
+
+def repeats() -> str:
+    """Calls of fold 1 in each family of templates, and how many different prompts they bring."""
+    return """SELECT f.family, count(*) AS seen, count(DISTINCT t.exact) AS different
+        FROM templated t JOIN families f ON f.key = t.template WHERE t.fold = 1 GROUP BY f.family"""
+
+
+def set_ups() -> str:
+    """How alike the client set-ups of a family are: Σ p² over its accounts' calls of fold 1."""
+    return """SELECT family, cast(sum(calls * calls) AS double) AS squares,
+            cast(sum(calls) AS double) AS calls FROM (
+            SELECT f.family, t.stack, count(*) AS calls FROM templated t
+            JOIN families f ON f.key = t.template WHERE t.fold = 1 GROUP BY f.family, t.stack)
+        GROUP BY family"""
