@@ -1,0 +1,197 @@
+"""Words of many texts at once, and their hashes, by numpy over an Arrow buffer.
+
+A word is a run of letters and digits; in scripts without spaces, a letter; of `+*/=<>^%`, a sign.
+Upper case is folded for ASCII here, and for all else in `limbeck.guard.sketch` beforehand. Hashes
+are our own, of 64 bits, and the same on every machine: Arrow, DuckDB and Spark each have others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+U8 = NDArray[np.uint8]
+U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+LONGEST = 16_384
+"""Bytes of a prompt that are read; the rest of a longer one is left out."""
+WORD_BYTES = 40
+PAD = 64
+WORD, DIGIT, ALONE, SIGN, HARD, SOFT, BRACE = (1 << bit for bit in range(7))
+"""What a byte is; ALONE begins one of U+3000 to U+9FFF, kana and han, which are words alone."""
+
+
+def _kinds() -> bytes:
+    kinds = [0] * 256
+    for bytes_, kind in (
+        (b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", WORD),
+        (b"0123456789", WORD | DIGIT),
+        (range(0x80, 0x100), WORD),
+        (range(0xE3, 0xEA), ALONE),
+        (b"+*/=<>^%", SIGN),
+        (b'\n"`:', HARD),
+        (b".!?;\xe3", SOFT),
+        (b"{};=", BRACE),
+    ):
+        for byte in bytes_:
+            kinds[byte] |= kind
+    return bytes(kinds)
+
+
+KINDS = _kinds()
+LOWER = bytes(range(256)).lower()
+ODD = np.array(
+    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F], np.uint64
+)
+MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
+
+
+def mix(values: U64) -> U64:
+    """Spread every bit over all 64 (the finaliser of MurmurHash3), in a new array."""
+    mixed = values ^ (values >> np.uint64(33))
+    mixed *= np.uint64(0xFF51AFD7ED558CCD)
+    mixed ^= mixed >> np.uint64(33)
+    mixed *= np.uint64(0xC4CEB9FE1A85EC53)
+    mixed ^= mixed >> np.uint64(33)
+    return mixed
+
+
+def _powers(base: np.uint64, count: int) -> U64:
+    steps = np.full(count, base, np.uint64)
+    steps[0] = 1
+    return np.multiply.accumulate(steps)
+
+
+POWERS = _powers(ODD[0], LONGEST + 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Words:
+    """The W words of R texts, in order, and where the texts part them.
+
+    Attributes:
+        text: The bytes (B,), ASCII in lower case, padded with zeros.
+        start: First byte of each word, int64 (W,).
+        end: One past its last byte, int64 (W,).
+        hashes: Of each word's bytes, uint64 (W,).
+        number: Begins with a digit, (W,).
+        breaks: A sentence, line, quotation or what follows a colon begins here, (W,).
+        slots: Of these, not a mere sentence: where a template's slot may begin, (W,).
+        rows: Which texts have words at all, int64 (N,).
+        first: First word of each such text, int64 (N,).
+        counts: Words of each such text, int64 (N,).
+        braces: Of each of the R texts, how many of `{};=` it has, int64 (R,).
+    """
+
+    text: U8
+    start: I64
+    end: I64
+    hashes: U64
+    number: Flags
+    breaks: Flags
+    slots: Flags
+    rows: I64
+    first: I64
+    counts: I64
+    braces: I64
+
+    def spread(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """A value for each text with words, (N,), said again for each of its words, (W,)."""
+        return np.repeat(values, self.counts)
+
+    def parts(self, places: I64) -> I64:
+        """Where each text's share of `places` (of words, ascending) ends, after a 0: (N + 1,)."""
+        return np.searchsorted(places, np.append(self.first, len(self.start)))
+
+
+def split(data: U8, bounds: I64) -> Words:
+    """The words of texts that lie one after another: text r is `data[bounds[r]:bounds[r + 1]]`."""
+    size = len(data)
+    raw = data.tobytes() + bytes(PAD)
+    text = np.frombuffer(raw.translate(LOWER), np.uint8)
+    kinds = np.frombuffer(raw.translate(KINDS), np.uint8)
+    word, sign, alone = _is(kinds, WORD), _is(kinds, SIGN), _is(kinds, ALONE)
+
+    begins = word.copy()
+    begins[1:] &= ~word[:-1]
+    begins |= sign | alone
+    begins[3:] |= alone[:-3] & word[3:]
+    inner = bounds[:-1][bounds[:-1] < size]
+    begins[inner] |= word[inner]
+    token = word | sign
+    ends = token.copy()
+    ends[:-1] &= ~word[1:] | begins[1:]
+    start = np.flatnonzero(begins)
+    end = np.flatnonzero(ends) + 1
+
+    at = np.searchsorted(start, bounds)
+    counts = np.diff(at)
+    rows = np.flatnonzero(counts)
+    breaks, slots = _breaks(text, kinds, word, start, bounds)
+    first = kinds[start]
+    return Words(
+        text=text,
+        start=start,
+        end=end,
+        hashes=_hashes(text, start, end - start),
+        number=_is(first, DIGIT),
+        breaks=breaks,
+        slots=slots,
+        rows=rows,
+        first=at[rows],
+        counts=counts[rows],
+        braces=_count(_is(kinds, BRACE), bounds),
+    )
+
+
+def _is(kinds: U8, wanted: int) -> Flags:
+    return (kinds & np.uint8(wanted)) != 0
+
+
+def _count(flags: Flags, bounds: I64) -> I64:
+    return np.diff(np.searchsorted(np.flatnonzero(flags), bounds))
+
+
+def _breaks(text: U8, kinds: U8, word: Flags, start: I64, bounds: I64) -> tuple[Flags, Flags]:
+    """Which words begin a sentence or more, and which of them what may be a slot."""
+    marks = np.flatnonzero(_is(kinds, HARD | SOFT))
+    mark, after = text[marks], marks + 1
+    joined = (word[after] & (text[after] < 128)) | (text[after] == ord("/"))
+    real = ~(joined & ((mark == ord(":")) | (mark == ord("."))))  # neither 3.5 nor http://
+    real &= (mark != 0xE3) | ((text[after] == 0x80) & (text[marks + 2] == 0x82))  # han full stop
+    marks = marks[real]
+    following = np.searchsorted(start, marks)
+    breaks = np.zeros(len(start) + 1, np.bool_)
+    slots = breaks.copy()
+    slots[following[_is(kinds[marks], HARD)]] = True
+    breaks[following] = True
+    breaks[np.searchsorted(start, bounds)] = True
+    return breaks[:-1], slots[:-1]
+
+
+def _hashes(text: U8, start: I64, length: I64) -> U64:
+    """Of each word's first `WORD_BYTES` bytes and its length."""
+    whole = text[: len(text) // 8 * 8].view("<u8")
+    hashes = mix(_eight(whole, start) & MASKS[np.minimum(length, 8)])
+    longer = np.flatnonzero(length > 8)
+    for done in range(8, WORD_BYTES, 8):
+        if not len(longer):
+            return hashes
+        left = length[longer] - done
+        part = _eight(whole, start[longer] + done) & MASKS[np.minimum(left, 8)]
+        hashes[longer] = mix((hashes[longer] ^ part) * ODD[0])
+        longer = longer[left > 8]
+    hashes[longer] ^= length[longer].astype(np.uint64) * ODD[1]
+    return hashes
+
+
+def _eight(whole: U64, at: I64) -> U64:
+    """The eight bytes from each place on, little-endian, out of aligned words."""
+    word, shift = at >> 3, ((at & 7) << 3).astype(np.uint64)
+    low = whole[word] >> shift
+    high = (whole[word + 1] << np.uint64(1)) << (np.uint64(63) - shift)
+    return low | high
