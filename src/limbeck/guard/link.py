@@ -11,6 +11,8 @@ from scipy import stats
 
 HUB = 0.05
 """A template that more than this share of accounts use links nothing: it is tested by itself."""
+FEW = 50
+"""A template of fewer accounts is no hub, however small the log."""
 KEYS_AN_ACCOUNT = 40
 """An account votes with so many of its rarest templates, so that pairs stay linear in calls."""
 

@@ -45,3 +45,12 @@ def set_ups() -> str:
             SELECT f.family, t.stack, count(*) AS calls FROM templated t
             JOIN families f ON f.key = t.template WHERE t.fold = 1 GROUP BY f.family, t.stack)
         GROUP BY family"""
+
+
+def shares(hits: str) -> str:
+    """Mean and mean square of a user's share of its calls within a family, over tested families."""
+    return f"""SELECT avg(mean) AS mean, avg(square) AS square FROM (
+            SELECT avg(share) AS mean, avg(share * share) AS square FROM (
+                SELECT h.family, cast(h.h0 + h.h1 AS double) / v.calls AS share
+                FROM {hits} h JOIN volumes v ON v.aid = h.aid)
+            GROUP BY family HAVING count(*) >= $least)"""

@@ -17,7 +17,7 @@ from scipy import stats
 from limbeck.guard.link import benjamini_hochberg
 
 Floats = NDArray[np.float64]
-NEIGHBOURS = 200
+NEIGHBOURS = 60
 """Families of like size whose median and spread are the null of one family."""
 FEWEST = 20
 """With fewer families than this the log is no null of its own; the prior takes their place."""
@@ -39,8 +39,10 @@ class Marks:
     rest: dict[str, Floats] = field(default_factory=dict[str, Floats])
 
 
-def unevenness(members: Floats, x: Floats, xx: Floats, n: Floats, xn: Floats, nn: Floats) -> Floats:
-    """Log of an upper bound of CV² of the members' rates, beyond Poisson noise: 0.05 is a machine.
+def unevenness(
+    members: Floats, x: Floats, xx: Floats, n: Floats, xn: Floats, nn: Floats
+) -> tuple[Floats, Floats]:
+    """Log of an upper bound of CV² of the members' rates beyond Poisson noise, and of its noise.
 
     Counts x are overdispersed by CV²: Var x = e + CV²·e² with e the expectation, either equal for
     all members or proportional to the days that they were there (n); the smaller of both counts,
@@ -55,35 +57,53 @@ def unevenness(members: Floats, x: Floats, xx: Floats, n: Floats, xn: Floats, nn
         nn: See there.
     """
     x = np.maximum(x, 0.5)
-    alike = _excess(xx, x, x / members, members, x, members)
-    by_days = _excess(xx, x, x / np.maximum(n, 1), nn, xn, n)
-    return np.minimum(alike, by_days)
+    alike = _excess(xx, x, x / members, members, x)
+    by_days = _excess(xx, x, x / np.maximum(n, 1), nn, xn)
+    return np.minimum(alike, by_days), np.log(_noise(members * (x / members) ** 2))
 
 
-def _excess(xx: Floats, x: Floats, rate: Floats, nn: Floats, xn: Floats, _: Floats) -> Floats:
+def _excess(xx: Floats, x: Floats, rate: Floats, nn: Floats, xn: Floats) -> Floats:
     square = rate**2 * nn
     value = (xx - 2 * rate * xn + square - x) / square
-    return np.log(np.maximum(value, 0) + 2 * np.sqrt(2 / square))
+    return np.log(np.maximum(value, 0) + _noise(square))
 
 
-def against_alike(value: Floats, size: Floats, *, lower: bool) -> Floats:
-    """How far each value lies beyond those of families of like size, in their spread.
+def _noise(square: Floats) -> Floats:
+    """Two standard errors of CV² where it is 0: the variance of Σ (x−e)² − x is 2·Σ e²."""
+    return 2 * np.sqrt(2 / square)
 
-    Spread is the larger of the scaled quartile and the scaled 5 % tail on the side that is tested,
-    so that a skewed or heavy null is not taken for a normal one.
+
+def against_alike(value: Floats, size: Floats) -> Floats:
+    """How far each value lies above those of families of like size, in their spread.
+
+    The spread is that of the upper quartile, which stays honest until every fourth neighbour is a
+    campaign's.
     """
-    value = -value if lower else value
     order = np.argsort(size, kind="stable")
     ranked = value[order]
-    z = np.zeros(len(value))
-    half = NEIGHBOURS // 2
-    for place, row in enumerate(order):
-        start = max(0, min(place - half, len(value) - NEIGHBOURS))
-        near = ranked[start : start + NEIGHBOURS]
-        middle, quarter, tail = np.quantile(near, [0.5, 0.75, 0.95])
-        spread = max((quarter - middle) / 0.6745, (tail - middle) / 1.645, 1e-3)
-        z[row] = (value[row] - middle) / spread
+    windows = np.lib.stride_tricks.sliding_window_view(ranked, min(NEIGHBOURS, len(value)))
+    middle, quarter = np.quantile(windows, [0.5, 0.75], axis=1)
+    start = np.clip(np.arange(len(value)) - NEIGHBOURS // 2, 0, len(windows) - 1)
+    z = np.empty(len(value))
+    spread = np.maximum((quarter - middle) / 0.6745, 1e-3)
+    z[order] = (ranked - middle[start]) / spread[start]
     return z
+
+
+def evenness(uneven: Floats, known: Floats) -> Floats:
+    """How far below the log's own families the unevenness of each lies, in their spread.
+
+    Args:
+        uneven: Log of the upper bound of CV².
+        known: Log of twice its noise; a family whose bound is mostly noise is no part of the null.
+    """
+    middle, spread = PRIOR_EVEN
+    clear = uneven[known < middle - spread]
+    if len(clear) >= FEWEST:
+        low, half, high = np.quantile(clear, [0.25, 0.5, 0.75])
+        middle = max(middle - 1, float(half))
+        spread = max(spread, float(max(half - low, high - half)) / 0.6745)
+    return (middle - uneven) / spread
 
 
 def verdict(marks: Marks, size: Floats) -> tuple[Floats, Floats]:
@@ -96,7 +116,7 @@ def verdict(marks: Marks, size: Floats) -> tuple[Floats, Floats]:
     even = np.clip(marks.even, -CAP, CAP)
     others = [np.clip(mark, -CAP / 2, CAP) for mark in marks.rest.values()]
     total = np.sum(others, axis=0) if others else np.zeros(len(even))
-    rest = np.clip(against_alike(total, size, lower=False), -CAP, CAP) if len(even) >= FEWEST else (
+    rest = np.clip(against_alike(total, size), -CAP, CAP) if len(even) >= FEWEST else (
         np.clip(total / max(1, len(others)) ** 0.5, -CAP, CAP)
     )
     gate = (even >= EVEN) & (rest >= OTHER)
@@ -111,84 +131,98 @@ def named(p: Floats, rate: float) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What EM found of one family: share of members, their rate a call, share of honest users."""
+    """What EM found of one family: share of members, their mean calls, share of honest users.
+
+    `p` is the p-value of each account, 1 for those without a call in the family.
+    """
 
     members: float
-    rate: float
+    mean: float
     users: float
     p: Floats
 
 
-def membership(hits: NDArray[np.int64], calls: NDArray[np.int64], honest: tuple[float, float],
-               rounds: int = 60) -> Membership:  # fmt: skip
-    """How likely an honest account would hit a family as an account did: p-values of all accounts.
+def membership(
+    hits: NDArray[np.int64],
+    calls: NDArray[np.int64],
+    uneven: float,
+    honest: tuple[float, float],
+    rounds: int = 100,
+) -> Membership:
+    """How likely an honest account would hit a family as an account did.
 
-    Fellegi–Sunter with counts: m(h) is binomial in the account's calls at the members' common rate
-    (a dispatcher's share), u(h) that of honest accounts: most never hit, a share `users` does, as
-    unevenly as the log's honest users of other families do (beta-binomial with `honest`). EM
-    (Dempster, Laird and Rubin, 1977) finds the members' share and rate and the honest users' share;
-    `honest` stays as it is. p is the chance under u of a likelihood ratio m/u as large, so an
-    account that lives in the family wholly, as no member does, is no member.
+    Fellegi–Sunter with counts: m(h) is the dispatcher's division, negative binomial with the
+    family's own CV² `uneven`; u(h) is that of honest accounts: most never hit, a share `users`
+    does, as unevenly as the log's users of other families do (beta-binomial with `honest`). EM
+    (Dempster, Laird and Rubin, 1977) finds the members' share and mean, and the honest users'
+    share. p is the chance under u of a likelihood ratio m/u as large, so that an account which
+    lives in the family wholly, as no member does, is no member.
 
     Args:
         hits: Calls of each account within the family.
         calls: All its calls.
-        honest: Parameters a, b of the beta law of a user's share.
+        uneven: CV² of the members' rates.
+        honest: Parameters a, b of the beta law of an honest user's share of calls.
         rounds: Most EM rounds.
     """
     pairs, back, weight = np.unique(
         np.stack([hits, calls]), axis=1, return_inverse=True, return_counts=True
     )
     h, n = pairs.astype(float)
-    n_all = float(len(hits))
-    a, b = honest
-    never = stats.betabinom.pmf(0, n, a, b)
-    use = np.where(h > 0, stats.betabinom.pmf(h, n, a, b) / np.maximum(1 - never, 1e-12), 0.0)
-    hit = h > 0
-    share, users = float(weight[hit].sum()) / n_all, 2 / n_all
-    rate = float((weight * h)[hit].sum() / max((weight * n)[hit].sum(), 1))
+    hit, total = h > 0, float(len(hits))
+    use = np.zeros(len(h))
+    use[hit] = np.exp(_used(h[hit], n[hit], honest))
+    share, users = 0.9 * float(weight[hit].sum()) / total, 0.1 * float(weight[hit].sum()) / total
+    mean, before = float((weight * h)[hit].sum() / weight[hit].sum()), 0.0
     for _ in range(rounds):
-        m = np.asarray(stats.binom.pmf(h, n, rate))
+        m = np.exp(_divided(h, mean, uneven))
         u = np.where(hit, users * use, 1 - users)
         belongs = share * m / np.maximum(share * m + (1 - share) * u, 1e-300)
-        before = rate
-        share = float((weight * belongs).sum() / n_all)
-        rate = float((weight * belongs * h).sum() / max((weight * belongs * n).sum(), 1e-9))
+        share = float((weight * belongs).sum() / total)
+        mean = float((weight * belongs * h).sum() / max((weight * belongs).sum(), 1e-9))
         away = float((weight * (1 - belongs))[hit].sum())
-        users = (away + 1) / max(n_all * (1 - share), 1)
-        if abs(rate - before) < 1e-6:
+        users = (away + 1) / (total * (1 - share) + 1)
+        if abs(mean - before) < 1e-4 * mean:
             break
-    p = _tail(h, n, rate, users, honest)
-    return Membership(share, rate, users, p[back.reshape(-1)])
+        before = mean
+    p = _tail(h, n, (mean, uneven), users, honest)
+    return Membership(share, mean, users, p[back.reshape(-1)])
 
 
-def _tail(h: Floats, n: Floats, rate: float, users: float, honest: tuple[float, float]) -> Floats:
+def _used(h: Floats, n: Floats, honest: tuple[float, float]) -> Floats:
+    """Log-probability of h of n calls for an honest user, who has at least one."""
+    never = np.asarray(stats.betabinom.logpmf(0, n, *honest))
+    return np.asarray(stats.betabinom.logpmf(h, n, *honest)) - np.log(-np.expm1(never))
+
+
+def _divided(h: Floats, mean: float, uneven: float) -> Floats:
+    """Log-probability of h calls for a member: negative binomial with this CV² of the rate."""
+    size = 1 / uneven
+    return np.asarray(stats.nbinom.logpmf(h, size, size / (size + mean)))
+
+
+def _tail(
+    h: Floats, n: Floats, members: tuple[float, float], users: float, honest: tuple[float, float]
+) -> Floats:
     """P under u of a likelihood ratio at least as large as that of (h, n)."""
-    a, b = honest
     p = np.ones(len(h))
-    for calls in np.unique(n):
+    for calls in np.unique(n[h > 0]):
         rows = np.flatnonzero((n == calls) & (h > 0))
-        if not len(rows):
-            continue
-        grid = np.arange(int(calls) + 1)
-        law = np.asarray(stats.betabinom.logpmf(grid, calls, a, b))
-        law[0] = -np.inf
-        law = law - np.logaddexp.reduce(law)
-        ratio = np.asarray(stats.binom.logpmf(grid, calls, rate)) - law - np.log(users)
-        ratio[0] = np.asarray(stats.binom.logpmf(0, calls, rate)) - np.log1p(-users)
+        grid = np.arange(1, int(calls) + 1, dtype=float)
+        law = _used(grid, np.full(len(grid), calls), honest)
+        ratio = _divided(grid, *members) - law
         order = np.argsort(-ratio, kind="stable")
-        mass = np.where(grid == 0, 1 - users, users * np.exp(law))[order].cumsum()
-        place = np.empty(len(grid), int)
-        place[order] = grid
-        p[rows] = np.minimum(1, mass[place[h[rows].astype(int)]])
+        mass = np.empty(len(grid))
+        mass[order] = np.exp(law)[order].cumsum()
+        p[rows] = np.minimum(1, users * mass[h[rows].astype(int) - 1])
     return p
 
 
-def beta_of(share: Floats) -> tuple[float, float]:
-    """The beta law with the mean and variance of honest users' shares, by moments."""
-    if len(share) < FEWEST:
+def beta_from(mean: Floats, square: Floats) -> tuple[float, float]:
+    """The beta law of a user's share with this mean and mean square; a broad one if unknown."""
+    first, second = (float(values[0]) if len(values) else np.nan for values in (mean, square))
+    spread = second - first**2
+    if not 0 < spread < first * (1 - first):
         return 0.3, 1.2
-    mean, var = float(share.mean()), float(share.var())
-    mean = min(max(mean, 1e-3), 0.999)
-    strength = max(mean * (1 - mean) / max(var, 1e-6) - 1, 0.05)
-    return mean * strength, (1 - mean) * strength
+    strength = first * (1 - first) / spread - 1
+    return first * strength, (1 - first) * strength

@@ -1,0 +1,219 @@
+"""The walk over a state folder: sketched calls → uses → families → campaigns → accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from limbeck.guard import cohorts, features, link, marks, score
+from limbeck.guard.engine import Engine
+from limbeck.guard.features import Layer
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+LEAST = 10
+"""A family of fewer accounts is not tested: too few to tell evenness from chance."""
+QUIET = 8
+"""The quietest hours of the day, over all accounts."""
+SOURCES: dict[Layer, tuple[str, str]] = {
+    "template": ("templated", "template"),
+    "method": ("events", "method"),
+    "shape": ("events", "shape"),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Families:
+    """What was tested in one layer: a row a family."""
+
+    layer: Layer
+    family: Ints
+    members: Ints
+    even: Floats
+    rest: dict[str, Floats]
+    p: Floats
+    z_even: Floats
+    z_rest: Floats
+    named: NDArray[np.bool_]
+    honest: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """All of a scan's results: families by layer, and each account's evidence.
+
+    `campaign` (accounts,) is the number of the campaign, −1 for none; `p_value` (accounts,).
+    """
+
+    layers: list[Families]
+    of_campaign: dict[tuple[Layer, int], int]
+    campaign: Ints
+    p_value: Floats
+    rates: dict[int, float]
+
+
+def prepare(engine: Engine) -> list[Layer]:
+    """Run the SQL that does not depend on what is found; gives the layers that the log allows."""
+    engine.table("account_ids", features.accounts())
+    engine.table("stacks", features.stacks())
+    engine.table("events", features.events(engine))
+    engine.table("volumes", features.volumes(engine))
+    seen = engine.fetch("SELECT count(skeleton) AS prompts FROM events")["prompts"][0].as_py()
+    counted = engine.fetch(features.hours(engine)).to_pydict()
+    calls = dict(zip(counted["hour"], counted["calls"], strict=True))
+    quiet = sorted(range(24), key=lambda hour: (calls.get(hour, 0), hour))[:QUIET]
+    layers: list[Layer] = ["template", "method", "shape"] if seen else ["shape"]
+    if seen:
+        engine.table("shared_skeletons", features.shared_skeletons())
+        engine.table("shared_bands", features.shared_bands("shared_skeletons"))
+        engine.table("templates", features.templates())
+        engine.table("templated", features.templated())
+    for layer in layers:
+        source, key = SOURCES[layer]
+        sql = features.uses(engine, source, key, quiet, prompts=bool(seen))
+        engine.table(f"uses_{layer}", sql)
+    return layers
+
+
+def group(engine: Engine, accounts: int) -> None:
+    """Put templates into families by who uses them together, from fold 0 alone."""
+    engine.table("degrees", link.degrees())
+    hub = max(link.FEW, int(link.HUB * accounts))
+    engine.table("votes", link.votes(), hub=hub, most=link.KEYS_AN_ACCOUNT)
+    engine.table("pairs", link.pairs())
+    found = link.edges(engine.fetch("SELECT * FROM pairs"), engine.fetch("SELECT * FROM votes"))
+    keys = column(engine.fetch("SELECT DISTINCT key FROM uses_template ORDER BY key"), "key")
+    keep(engine, "families", {"key": keys, "family": cohorts.families(keys, found)})
+
+
+def test(engine: Engine, layer: Layer) -> Families:
+    """Marks, nulls and p-values of the families of one layer, on fold 1."""
+    engine.table(f"hits_{layer}", marks.hits(layer))
+    sums = engine.fetch(marks.sums(f"hits_{layer}"), least=LEAST)
+    family, size = column(sums, "family"), column(sums, "members").astype(float)
+    x, xx, n, xn, nn = (numbers(sums, name) for name in ("x", "xx", "n", "xn", "nn"))
+    even, noise = score.unevenness(size, x, xx, n, xn, nn)
+    calls = np.maximum(x, 1)
+    shares = {"hours": numbers(sums, "calm") / calls}
+    repeated = np.zeros(len(family))
+    if layer != "method":
+        shares["elicitation"] = numbers(sums, "eliciting") / calls
+    if layer == "template":
+        repeated = _repeated(engine, family)
+        shares["client"] = _alike(engine, family)
+    against = {k: score.against_alike(v, size) for k, v in shares.items()}
+    z = score.evenness(even, noise)
+    z = np.where(repeated > REPEATED, -score.CAP, z)
+    p, rest = score.verdict(score.Marks(z, against), size)
+    honest = _honest(engine, layer)
+    none = np.zeros(len(family), bool)
+    return Families(layer, family, size.astype(int), even, shares, p, z, rest, none, honest)
+
+
+REPEATED = 0.5
+"""Above this share of exact repeats a family is a public set of prompts, not a work-list."""
+
+
+def _repeated(engine: Engine, family: Ints) -> Floats:
+    rows = engine.fetch(marks.repeats())
+    share = 1 - numbers(rows, "different") / np.maximum(numbers(rows, "seen"), 1)
+    return looked_up(family, column(rows, "family"), share)
+
+
+def _alike(engine: Engine, family: Ints) -> Floats:
+    rows = engine.fetch(marks.set_ups())
+    share = numbers(rows, "squares") / np.maximum(numbers(rows, "calls"), 1) ** 2
+    return looked_up(family, column(rows, "family"), share)
+
+
+def _honest(engine: Engine, layer: Layer) -> tuple[float, float]:
+    """The beta law of users' shares over the families of a layer, each family weighing the same."""
+    rows = engine.fetch(marks.shares(f"hits_{layer}"), least=LEAST)
+    return score.beta_from(numbers(rows, "mean"), numbers(rows, "square"))
+
+
+def find(engine: Engine, rate: float = 0.01, say: Callable[[str], None] = lambda _: None) -> Scan:
+    """Everything from sketched calls (readable as `sketched`) to campaigns and accounts.
+
+    Args:
+        engine: Where `sketched` can be read.
+        rate: False discovery rate of the families that campaigns are made of.
+        say: Is told each step.
+    """
+    layers = prepare(engine)
+    volume = engine.fetch("SELECT aid, calls FROM volumes ORDER BY aid")
+    calls = column(volume, "calls")
+    if "template" in layers:
+        say("link")
+        group(engine, len(calls))
+    say("test")
+    tested = [test(engine, layer) for layer in layers]
+    p = np.concatenate([families.p for families in tested])
+    named = np.split(score.named(p, rate), np.cumsum([len(f.p) for f in tested])[:-1])
+    tested = [replace(f, named=n) for f, n in zip(tested, named, strict=True)]
+    say("score")
+    return _accounts(engine, tested, calls)
+
+
+def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
+    """Membership of each account in each named family, families merged into campaigns."""
+    found: list[tuple[Layer, int, NDArray[np.bool_], score.Membership]] = []
+    for families in tested:
+        for place in np.flatnonzero(families.named).tolist():
+            family = int(families.family[place])
+            uneven = float(np.clip(np.exp(families.even[place]), 0.02, 0.5))
+            rows = engine.fetch(
+                f"SELECT aid, h0 + h1 AS hits FROM hits_{families.layer} WHERE family = $family",  # noqa: S608
+                family=family,
+            )
+            hits = np.zeros(len(calls), int)
+            hits[column(rows, "aid")] = column(rows, "hits")
+            belongs = score.membership(hits, calls, uneven, families.honest)
+            found.append((families.layer, family, belongs.p <= FLAG, belongs))
+    number = cohorts.merged([members for _, _, members, _ in found])
+    campaign, best = np.full(len(calls), -1), np.ones(len(calls))
+    layers_of = {c: sum(number == c) for c in set(number.tolist())}
+    for (_, _, _, belongs), c in zip(found, number.tolist(), strict=True):
+        p = np.minimum(1, belongs.p * layers_of[c])
+        better = p < best
+        best[better] = p[better]
+        campaign[better & (p <= FLAG)] = c
+    keys = {(layer, family): int(c) for (layer, family, _, _), c in zip(found, number, strict=True)}
+    return Scan(tested, keys, campaign, best, {})
+
+
+FLAG = 1e-4
+"""An account is flagged at this p-value, within a named campaign."""
+
+
+def column(table: pa.Table, name: str) -> Ints:
+    """A column of integers."""
+    return cast(Any, table[name]).to_numpy().astype(np.int64)
+
+
+def numbers(table: pa.Table, name: str) -> Floats:
+    """A column of floats."""
+    return cast(Any, table[name]).to_numpy().astype(np.float64)
+
+
+def looked_up(wanted: Ints, keys: Ints, values: Floats) -> Floats:
+    """The value of each wanted key, 0 where it is not among the keys."""
+    if not len(keys):
+        return np.zeros(len(wanted))
+    order = np.argsort(keys)
+    place = np.searchsorted(keys[order], wanted).clip(0, len(keys) - 1)
+    return np.where(keys[order][place] == wanted, values[order][place], 0.0)
+
+
+def keep(engine: Engine, name: str, columns: dict[str, Any]) -> None:
+    """Make a small table readable in SQL as `name`."""
+    path = engine.work / f"{name}.parquet"
+    pq.write_table(pa.table(columns), path)  # pyright: ignore[reportUnknownMemberType]
+    engine.read(name, [path])
