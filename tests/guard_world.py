@@ -164,7 +164,7 @@ def _table(rng: np.random.Generator, calls: dict) -> pa.Table:
     kin = np.where(rng.random((n, 8)) < 0.5, calls["family"][:, None] * 8 + np.arange(8), noise)
     same = calls["family"] == calls["skeleton"]
     bands = np.where(same[:, None], calls["skeleton"][:, None] * 8 + np.arange(8), kin)
-    flags = PLAIN[calls["flag"]]
+    flags = 80 * PLAIN[calls["flag"]]
     length = np.exp(rng.normal(5, 0.7, n)) + calls["skeleton"] % 97
     columns = {
         "call_id": pa.array(np.char.add("c", rng.permutation(n).astype(str))),

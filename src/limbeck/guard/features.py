@@ -3,7 +3,8 @@
 Every function returns the SQL of one step; `scan.py` runs it and keeps the result. A layer is a
 way in which calls can be alike: `template` (the same skeleton, or a shared MinHash band where the
 skeleton is nobody else's), `method` (elicitation and capability through one client set-up) and
-`shape` (prompt length through one client set-up), which needs no prompts. Calls fall into two
+`shape` (prompt length through one client set-up) and `client` (the set-up itself), which need no
+prompts. Calls fall into two
 folds by a hash of their id: fold 0 forms cohorts, fold 1 tests them.
 """
 
@@ -13,8 +14,10 @@ from typing import Literal, TypeAlias
 
 from limbeck.guard.engine import Engine
 
-Layer: TypeAlias = Literal["template", "method", "shape"]
+Layer: TypeAlias = Literal["template", "method", "shape", "client"]
 BANDS = tuple(f"band_{i}" for i in range(8))
+PLAIN = 30
+"""Three points of the lexicon: a prompt that plainly asks for reasoning, a rubric or a trace."""
 STACK = ("client", "temperature", "max_tokens", "logprobs", "stream")
 
 
@@ -36,12 +39,15 @@ def events(engine: Engine) -> str:
     same = " AND ".join(f"s.{name} = {_set_up(name, 'c.')}" for name in STACK)
     second = engine.div(engine.epoch_us("c.time"), "1000000")
     size = "cast(floor(8 * log2(1 + greatest(0, coalesce(c.tokens_in, 0)))) AS bigint)"
-    elicits = "coalesce(c.reasoning, 0) + 2 * coalesce(c.rubric, 0) + 4 * coalesce(c.trace, 0)"
+    elicits = " + ".join(
+        f"CASE WHEN c.{name} >= {PLAIN} THEN {1 << i} ELSE 0 END"
+        for i, name in enumerate(("reasoning", "rubric", "trace"))
+    )
     skill = "coalesce(c.capability, -1) + 1"
     return f"""SELECT a.aid, cast(ascii(substr(md5(c.call_id), 1, 1)) % 2 AS int) AS fold,
             {second} AS second, s.stack, c.skeleton, c.exact, {", ".join("c." + b for b in BANDS)},
             cast({elicits} AS int) AS elicits,
-            (s.stack * 8 + {elicits}) * 256 + {skill} AS method,
+            (s.stack * 8 + ({elicits})) * 256 + {skill} AS method,
             s.stack * 1024 + {size} AS shape
         FROM sketched c JOIN account_ids a ON a.account = c.account JOIN stacks s ON {same}"""
 
@@ -105,13 +111,19 @@ def templated() -> str:
 
 
 def uses(engine: Engine, source: str, key: str, quiet: list[int], *, prompts: bool) -> str:
-    """Who uses which key how often: in fold 0, in fold 1, there in quiet hours, there eliciting."""
-    calm = f"{_hour(engine)} IN ({', '.join(map(str, quiet))})"
-    flagged = "elicits > 0" if prompts else "false"
-    return f"""SELECT {key} AS key, aid, sum(1 - fold) AS h0, sum(fold) AS h1,
-            sum(CASE WHEN fold = 1 AND {calm} THEN 1 ELSE 0 END) AS calm,
-            sum(CASE WHEN fold = 1 AND {flagged} THEN 1 ELSE 0 END) AS eliciting
-        FROM {source} GROUP BY {key}, aid"""
+    """Who uses which key how often: calls in fold 0 (h0), in fold 1 (h1), and of the latter those
+    in quiet hours (calm), those that elicit, and the ordered pairs within one clock hour."""
+    calm = f"slot % 24 IN ({', '.join(map(str, quiet))})"
+    flagged = "sum(CASE WHEN elicits > 0 THEN 1 ELSE 0 END)" if prompts else "0"
+    slot = engine.div("second", "3600")
+    return f"""SELECT key, aid, sum(CASE WHEN fold = 0 THEN n ELSE 0 END) AS h0,
+            sum(CASE WHEN fold = 1 THEN n ELSE 0 END) AS h1,
+            sum(CASE WHEN fold = 1 AND {calm} THEN n ELSE 0 END) AS calm,
+            sum(CASE WHEN fold = 1 THEN flagged ELSE 0 END) AS eliciting,
+            sum(CASE WHEN fold = 1 THEN n * (n - 1) ELSE 0 END) AS pairs
+        FROM (SELECT {key} AS key, aid, fold, {slot} AS slot, count(*) AS n, {flagged} AS flagged
+            FROM {source} GROUP BY {key}, aid, fold, {slot})
+        GROUP BY key, aid"""
 
 
 def _hour(engine: Engine) -> str:

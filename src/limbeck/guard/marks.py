@@ -6,9 +6,11 @@ from __future__ import annotations
 def hits(layer: str) -> str:
     """Who called within which family how often, in both folds."""
     if layer != "template":
-        return f"SELECT key AS family, aid, h0, h1, calm, eliciting FROM uses_{layer}"
+        return f"""SELECT key AS family, aid, h0, h1, calm, eliciting, pairs,
+            h1 * (h1 - 1) AS room FROM uses_{layer}"""
     return """SELECT f.family, u.aid, sum(h0) AS h0, sum(h1) AS h1, sum(calm) AS calm,
-            sum(eliciting) AS eliciting
+            sum(eliciting) AS eliciting, sum(pairs) AS pairs,
+            sum(h1 * (h1 - 1)) AS room
         FROM uses_template u JOIN families f ON f.key = u.key GROUP BY f.family, u.aid"""
 
 
@@ -25,6 +27,8 @@ def sums(hits: str) -> str:
         "nn": "v.days * v.days",
         "calm": "h.calm",
         "eliciting": "h.eliciting",
+        "pairs": "h.pairs",
+        "room": "h.room / (24.0 * v.days)",
     }
     summed = ", ".join(f"cast(sum({term}) AS double) AS {name}" for name, term in terms.items())
     return f"""SELECT h.family, count(*) AS members, {summed}
@@ -54,3 +58,10 @@ def shares(hits: str) -> str:
                 SELECT h.family, cast(h.h0 + h.h1 AS double) / v.calls AS share
                 FROM {hits} h JOIN volumes v ON v.aid = h.aid)
             GROUP BY family HAVING count(*) >= $least)"""
+
+
+def calm(hits: str) -> str:
+    """Accounts' calls of fold 1 within a family, in pairs of one hour and by chance; a sample."""
+    return f"""SELECT h.family, h.h1, h.pairs, h.room / (24.0 * v.days) AS room
+        FROM {hits} h JOIN volumes v ON v.aid = h.aid 
+        WHERE h.room >= 24.0 * v.days * $told AND h.aid % $part = 0"""

@@ -26,6 +26,7 @@ SOURCES: dict[Layer, tuple[str, str]] = {
     "template": ("templated", "template"),
     "method": ("events", "method"),
     "shape": ("events", "shape"),
+    "client": ("events", "stack"),
 }
 
 
@@ -69,7 +70,7 @@ def prepare(engine: Engine) -> list[Layer]:
     counted = engine.fetch(features.hours(engine)).to_pydict()
     calls = dict(zip(counted["hour"], counted["calls"], strict=True))
     quiet = sorted(range(24), key=lambda hour: (calls.get(hour, 0), hour))[:QUIET]
-    layers: list[Layer] = ["template", "method", "shape"] if seen else ["shape"]
+    layers: list[Layer] = ["template", "method", "shape", "client"] if seen else ["shape", "client"]
     if seen:
         engine.table("shared_skeletons", features.shared_skeletons())
         engine.table("shared_bands", features.shared_bands("shared_skeletons"))
@@ -99,7 +100,7 @@ def test(engine: Engine, layer: Layer) -> Families:
     sums = engine.fetch(marks.sums(f"hits_{layer}"), least=LEAST)
     family, size = column(sums, "family"), column(sums, "members").astype(float)
     x, xx, n, xn, nn = (numbers(sums, name) for name in ("x", "xx", "n", "xn", "nn"))
-    even, noise = score.unevenness(size, x, xx, n, xn, nn)
+    even, clear = score.unevenness(size, x, xx, n, xn, nn)
     calls = np.maximum(x, 1)
     shares = {"hours": numbers(sums, "calm") / calls}
     repeated = np.zeros(len(family))
@@ -108,10 +109,13 @@ def test(engine: Engine, layer: Layer) -> Families:
     if layer == "template":
         repeated = _repeated(engine, family)
         shares["client"] = _alike(engine, family)
+    burst, counted = score.bursts(numbers(sums, "pairs"), numbers(sums, "room"))
     against = {k: score.against_alike(v, size) for k, v in shares.items()}
-    z = score.evenness(even, noise)
+    shares["bursts"] = burst
+    against["bursts"] = score.below(burst, counted, score.PRIOR_BURSTS)
+    z = score.below(even, clear, score.PRIOR_EVEN)
     z = np.where(repeated > REPEATED, -score.CAP, z)
-    p, rest = score.verdict(score.Marks(z, against), size)
+    p, rest = score.verdict(score.Marks(z, against))
     honest = _honest(engine, layer)
     none = np.zeros(len(family), bool)
     return Families(layer, family, size.astype(int), even, shares, p, z, rest, none, honest)
@@ -164,29 +168,47 @@ def find(engine: Engine, rate: float = 0.01, say: Callable[[str], None] = lambda
 
 def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
     """Membership of each account in each named family, families merged into campaigns."""
-    found: list[tuple[Layer, int, NDArray[np.bool_], score.Membership]] = []
-    for families in tested:
+    found: list[tuple[Layer, int, Floats]] = []
+    tests = max(1, sum(int(families.named.sum()) for families in tested))
+    for families in (one for one in tested if one.named.any()):
+        engine.table("calm", marks.calm(f"hits_{families.layer}"), part=max(1, len(calls) // 50_000), told=TOLD)
+        reference = engine.fetch("SELECT * FROM calm")
+        honest = ~np.isin(column(reference, "family"), families.family[families.named])
+        ratio = numbers(reference, "pairs") / numbers(reference, "room")
         for place in np.flatnonzero(families.named).tolist():
-            family = int(families.family[place])
-            uneven = float(np.clip(np.exp(families.even[place]), 0.02, 0.5))
-            rows = engine.fetch(
-                f"SELECT aid, h0 + h1 AS hits FROM hits_{families.layer} WHERE family = $family",  # noqa: S608
-                family=family,
-            )
-            hits = np.zeros(len(calls), int)
-            hits[column(rows, "aid")] = column(rows, "hits")
-            belongs = score.membership(hits, calls, uneven, families.honest)
-            found.append((families.layer, family, belongs.p <= FLAG, belongs))
-    number = cohorts.merged([members for _, _, members, _ in found])
+            p = _members(engine, families, place, calls, tests, ratio[honest], column(reference, "h1")[honest])
+            found.append((families.layer, int(families.family[place]), np.minimum(1, p * tests)))
+    number = cohorts.merged([p <= FLAG for _, _, p in found])
     campaign, best = np.full(len(calls), -1), np.ones(len(calls))
-    layers_of = {c: sum(number == c) for c in set(number.tolist())}
-    for (_, _, _, belongs), c in zip(found, number.tolist(), strict=True):
-        p = np.minimum(1, belongs.p * layers_of[c])
+    for (_, _, p), c in zip(found, number.tolist(), strict=True):
         better = p < best
         best[better] = p[better]
         campaign[better & (p <= FLAG)] = c
-    keys = {(layer, family): int(c) for (layer, family, _, _), c in zip(found, number, strict=True)}
+    keys = {(layer, family): int(c) for (layer, family, _), c in zip(found, number, strict=True)}
     return Scan(tested, keys, campaign, best, {})
+
+
+def _members(engine: Engine, families: Families, place: int, calls: Ints, tests: int, ratio: Floats, of: Ints) -> Floats:
+    """p-values of all accounts as members of one named family: how many calls, and how spread."""
+    rows = engine.fetch(
+        f"""SELECT h.aid, h.h0 + h.h1 AS hits, h.h1, h.pairs, h.room / (24.0 * v.days) AS room
+        FROM hits_{families.layer} h JOIN volumes v ON v.aid = h.aid WHERE family = $family""",  # noqa: S608
+        family=int(families.family[place]),
+    )
+    aid, late = column(rows, "aid"), column(rows, "h1")
+    hits = np.zeros(len(calls), int)
+    hits[aid] = column(rows, "hits")
+    uneven = float(np.clip(np.exp(families.even[place]), 0.02, 0.5))
+    p = score.membership(hits, calls, uneven, families.honest, tests).p
+    told = numbers(rows, "room") >= TOLD
+    spread = numbers(rows, "pairs")[told] / numbers(rows, "room")[told]
+    calm = score.calmness(spread, late[told], ratio, of)
+    p[aid[told]] = 2 * np.minimum(p[aid[told]], score.both(p[aid[told]], calm))
+    return p
+
+
+TOLD = 0.5
+"""Pairs within an hour that chance would bring, from which on an account's rhythm says something."""
 
 
 FLAG = 1e-4

@@ -24,7 +24,11 @@ FEWEST = 20
 PRIOR_EVEN = (0.4, 0.6)
 """Median and spread of log CV² where a log says too little: activity of people is log-normal with
 sigma near 1 (CV² = e^σ² − 1 = 1.7), as in the public traces of every shared service."""
+PRIOR_BURSTS = (1.5, 0.6)
+"""The same of the log of calls within one hour over those that chance would put there."""
 CAP = 6.0
+REACH = 8
+"""An account with so many times the members' calls is no member."""
 EVEN, OTHER = 3.0, 1.645
 
 
@@ -41,8 +45,8 @@ class Marks:
 
 def unevenness(
     members: Floats, x: Floats, xx: Floats, n: Floats, xn: Floats, nn: Floats
-) -> tuple[Floats, Floats]:
-    """Log of an upper bound of CV² of the members' rates beyond Poisson noise, and of its noise.
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Log of an upper bound of CV² of the members' rates beyond Poisson noise, and if it is clear.
 
     Counts x are overdispersed by CV²: Var x = e + CV²·e² with e the expectation, either equal for
     all members or proportional to the days that they were there (n); the smaller of both counts,
@@ -59,7 +63,7 @@ def unevenness(
     x = np.maximum(x, 0.5)
     alike = _excess(xx, x, x / members, members, x)
     by_days = _excess(xx, x, x / np.maximum(n, 1), nn, xn)
-    return np.minimum(alike, by_days), np.log(_noise(members * (x / members) ** 2))
+    return np.minimum(alike, by_days), _noise(x**2 / members) < np.exp(PRIOR_EVEN[0]) / 2
 
 
 def _excess(xx: Floats, x: Floats, rate: Floats, nn: Floats, xn: Floats) -> Floats:
@@ -90,38 +94,51 @@ def against_alike(value: Floats, size: Floats) -> Floats:
     return z
 
 
-def evenness(uneven: Floats, known: Floats) -> Floats:
-    """How far below the log's own families the unevenness of each lies, in their spread.
+def bursts(pairs: Floats, room: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Log of an upper bound of how much oftener than by chance an account's calls share an hour.
+
+    People work in sessions; a dispatcher spreads an account's turns over the day.
 
     Args:
-        uneven: Log of the upper bound of CV².
-        known: Log of twice its noise; a family whose bound is mostly noise is no part of the null.
+        pairs: Ordered pairs of calls of one account within one clock hour.
+        room: How many there would be, were the calls spread evenly over the account's days.
+
+    Returns:
+        The bound, and whether a family has enough calls to say.
     """
-    middle, spread = PRIOR_EVEN
-    clear = uneven[known < middle - spread]
-    if len(clear) >= FEWEST:
-        low, half, high = np.quantile(clear, [0.25, 0.5, 0.75])
+    bound = pairs + 2 * np.sqrt(pairs + 1) + 2
+    return np.log(bound / np.maximum(room, 1e-9)), room >= 3
+
+
+def below(value: Floats, clear: NDArray[np.bool_], prior: tuple[float, float]) -> Floats:
+    """How far below the log's own families each value lies, in their spread.
+
+    Args:
+        value: Upper bounds, on a log scale.
+        clear: Where the bound is not mostly noise; the others are no part of the null.
+        prior: Median and spread where the log has too few; the spread is never taken for smaller,
+            nor the median for more than 1 below.
+    """
+    middle, spread = prior
+    clean = value[clear]
+    if len(clean) >= FEWEST:
+        low, half, high = np.quantile(clean, [0.25, 0.5, 0.75])
         middle = max(middle - 1, float(half))
         spread = max(spread, float(max(half - low, high - half)) / 0.6745)
-    return (middle - uneven) / spread
+    return (middle - value) / spread
 
 
-def verdict(marks: Marks, size: Floats) -> tuple[Floats, Floats]:
+def verdict(marks: Marks) -> tuple[Floats, Floats]:
     """The p-value of each family, and z of the marks besides evenness.
 
-    Division of labour (`even`) is needed, and so is one more mark; both are added as z. The sum of
-    the others is set against the same sum of families of like size, so that marks that go
-    together among honest families are not counted twice.
+    Division of labour (`even`) is needed, and so is something else; both are added as z. No single
+    other mark can bring it: each is cut at 3, and their sum is set against its spread.
     """
     even = np.clip(marks.even, -CAP, CAP)
-    others = [np.clip(mark, -CAP / 2, CAP) for mark in marks.rest.values()]
-    total = np.sum(others, axis=0) if others else np.zeros(len(even))
-    rest = np.clip(against_alike(total, size), -CAP, CAP) if len(even) >= FEWEST else (
-        np.clip(total / max(1, len(others)) ** 0.5, -CAP, CAP)
-    )
-    gate = (even >= EVEN) & (rest >= OTHER)
+    others = [np.clip(mark, -CAP / 2, CAP / 2) for mark in marks.rest.values()]
+    rest = np.sum(others, axis=0) / len(others) ** 0.5
     p = np.asarray(stats.norm.sf((even + rest) / np.sqrt(2)))
-    return np.where(gate, p, 1.0), rest
+    return np.where((even >= EVEN) & (rest >= OTHER), p, 1.0), rest
 
 
 def named(p: Floats, rate: float) -> NDArray[np.bool_]:
@@ -147,6 +164,7 @@ def membership(
     calls: NDArray[np.int64],
     uneven: float,
     honest: tuple[float, float],
+    families: int = 1,
     rounds: int = 100,
 ) -> Membership:
     """How likely an honest account would hit a family as an account did.
@@ -163,8 +181,11 @@ def membership(
         calls: All its calls.
         uneven: CV² of the members' rates.
         honest: Parameters a, b of the beta law of an honest user's share of calls.
+        families: How many are looked at; together they get one honest user more than EM found.
         rounds: Most EM rounds.
     """
+    eighths = 2 ** ((8 * np.log2(np.maximum(calls, 1))).round() / 8)
+    calls = np.maximum(hits, np.where(calls > 64, eighths.astype(np.int64), calls))
     pairs, back, weight = np.unique(
         np.stack([hits, calls]), axis=1, return_inverse=True, return_counts=True
     )
@@ -181,12 +202,38 @@ def membership(
         share = float((weight * belongs).sum() / total)
         mean = float((weight * belongs * h).sum() / max((weight * belongs).sum(), 1e-9))
         away = float((weight * (1 - belongs))[hit].sum())
-        users = (away + 1) / (total * (1 - share) + 1)
+        users = (away + 1 / families) / (total * (1 - share) + 1)
         if abs(mean - before) < 1e-4 * mean:
             break
         before = mean
     p = _tail(h, n, (mean, uneven), users, honest)
     return Membership(share, mean, users, p[back.reshape(-1)])
+
+
+def calmness(
+    ratio: Floats, hits: NDArray[np.int64], reference: Floats, of: NDArray[np.int64]
+) -> Floats:
+    """Conformal p-values: how rarely honest use of as many calls is spread over time as evenly.
+
+    Args:
+        ratio: Pairs within an hour over those that chance would put there, of each account.
+        hits: Its calls.
+        reference: The same ratio of accounts in families that nobody suspects.
+        of: Their calls.
+    """
+    p = np.ones(len(ratio))
+    mine, theirs = (np.log2(np.maximum(n, 1)).round() for n in (hits, of))
+    for level in np.unique(mine):
+        known = np.sort(reference[theirs == level])
+        rows = mine == level
+        p[rows] = (1 + np.searchsorted(known, ratio[rows], "right")) / (1 + len(known))
+    return p
+
+
+def both(p: Floats, q: Floats) -> Floats:
+    """Fisher's combination of two independent p-values."""
+    product = np.maximum(p * q, 1e-300)
+    return product * (1 - np.log(product))
 
 
 def _used(h: Floats, n: Floats, honest: tuple[float, float]) -> Floats:
@@ -204,11 +251,16 @@ def _divided(h: Floats, mean: float, uneven: float) -> Floats:
 def _tail(
     h: Floats, n: Floats, members: tuple[float, float], users: float, honest: tuple[float, float]
 ) -> Floats:
-    """P under u of a likelihood ratio at least as large as that of (h, n)."""
+    """P under u of a likelihood ratio at least as large as that of (h, n).
+
+    An account with far more calls than members have is none, so the law ends there.
+    """
     p = np.ones(len(h))
-    for calls in np.unique(n[h > 0]):
-        rows = np.flatnonzero((n == calls) & (h > 0))
-        grid = np.arange(1, int(calls) + 1, dtype=float)
+    most = int(REACH * members[0]) + 30
+    near = (h > 0) & (h <= most)
+    for calls in np.unique(n[near]):
+        rows = np.flatnonzero((n == calls) & near)
+        grid = np.arange(1, min(int(calls), most) + 1, dtype=float)
         law = _used(grid, np.full(len(grid), calls), honest)
         ratio = _divided(grid, *members) - law
         order = np.argsort(-ratio, kind="stable")
