@@ -57,7 +57,6 @@ class Scan:
     of_campaign: dict[tuple[Layer, int], int]
     campaign: Ints
     p_value: Floats
-    rates: dict[int, float]
 
 
 def prepare(engine: Engine) -> list[Layer]:
@@ -168,27 +167,37 @@ def find(engine: Engine, rate: float = 0.01, say: Callable[[str], None] = lambda
 
 def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
     """Membership of each account in each named family, families merged into campaigns."""
-    found: list[tuple[Layer, int, Floats]] = []
-    tests = max(1, sum(int(families.named.sum()) for families in tested))
+    found: list[tuple[Layer, int, score.Membership]] = []
+    tests = sum(int(families.named.sum()) for families in tested)
     for families in (one for one in tested if one.named.any()):
-        engine.table("calm", marks.calm(f"hits_{families.layer}"), part=max(1, len(calls) // 50_000), told=TOLD)
-        reference = engine.fetch("SELECT * FROM calm")
-        honest = ~np.isin(column(reference, "family"), families.family[families.named])
-        ratio = numbers(reference, "pairs") / numbers(reference, "room")
+        engine.table(
+            "calm",
+            marks.calm(f"hits_{families.layer}"),
+            part=max(1, len(calls) // 50_000),
+            told=TOLD,
+        )
+        sample = engine.fetch("SELECT * FROM calm")
+        honest = ~np.isin(column(sample, "family"), families.family[families.named])
+        ratio = numbers(sample, "pairs")[honest] / numbers(sample, "room")[honest]
+        calm = (ratio, column(sample, "h1")[honest])
         for place in np.flatnonzero(families.named).tolist():
-            p = _members(engine, families, place, calls, tests, ratio[honest], column(reference, "h1")[honest])
-            found.append((families.layer, int(families.family[place]), np.minimum(1, p * tests)))
-    number = cohorts.merged([p <= FLAG for _, _, p in found])
-    campaign, best = np.full(len(calls), -1), np.ones(len(calls))
-    for (_, _, p), c in zip(found, number.tolist(), strict=True):
-        better = p < best
-        best[better] = p[better]
-        campaign[better & (p <= FLAG)] = c
+            belongs = _members(engine, families, place, calls, tests, calm)
+            found.append((families.layer, int(families.family[place]), belongs))
+    kept = cohorts.peeled([belongs.p <= FLAG for _, _, belongs in found])
+    found = [found[i] for i in kept]
+    p = np.stack([belongs.p for _, _, belongs in found]) if found else np.ones((1, len(calls)))
+    adjusted = score.over_all(p, np.array([belongs.users for _, _, belongs in found]))
+    number = cohorts.merged([(row <= FLAG) & (adjusted <= FLAG) for row in p[: len(found)]])
+    named = adjusted <= FLAG
+    campaign = np.full(len(calls), -1)
+    if found:
+        campaign[named] = number[p.argmin(axis=0)][named]
     keys = {(layer, family): int(c) for (layer, family, _), c in zip(found, number, strict=True)}
-    return Scan(tested, keys, campaign, best, {})
+    return Scan(tested, keys, campaign, adjusted)
 
 
-def _members(engine: Engine, families: Families, place: int, calls: Ints, tests: int, ratio: Floats, of: Ints) -> Floats:
+def _members(engine: Engine, families: Families, place: int, calls: Ints, tests: int,
+             calm: tuple[Floats, Ints]) -> score.Membership:  # fmt: skip
     """p-values of all accounts as members of one named family: how many calls, and how spread."""
     rows = engine.fetch(
         f"""SELECT h.aid, h.h0 + h.h1 AS hits, h.h1, h.pairs, h.room / (24.0 * v.days) AS room
@@ -199,12 +208,13 @@ def _members(engine: Engine, families: Families, place: int, calls: Ints, tests:
     hits = np.zeros(len(calls), int)
     hits[aid] = column(rows, "hits")
     uneven = float(np.clip(np.exp(families.even[place]), 0.02, 0.5))
-    p = score.membership(hits, calls, uneven, families.honest, tests).p
+    belongs = score.membership(hits, calls, uneven, families.honest, tests)
     told = numbers(rows, "room") >= TOLD
     spread = numbers(rows, "pairs")[told] / numbers(rows, "room")[told]
-    calm = score.calmness(spread, late[told], ratio, of)
-    p[aid[told]] = 2 * np.minimum(p[aid[told]], score.both(p[aid[told]], calm))
-    return p
+    p, rows_told = belongs.p.copy(), aid[told]
+    together = score.both(p[rows_told], score.calmness(spread, late[told], *calm))
+    p[rows_told] = np.minimum(1, 2 * np.minimum(p[rows_told], together))
+    return replace(belongs, p=p)
 
 
 TOLD = 0.5

@@ -230,6 +230,19 @@ def calmness(
     return p
 
 
+def over_all(p: Floats, users: Floats) -> Floats:
+    """Each account's p-value over all named families, (families, accounts) → (accounts,).
+
+    By the union bound the chance that an honest account reaches t somewhere is at most
+    Σ_f min(t, users_f), since in family f it must be a user first: a template that honest accounts
+    never touch costs almost nothing, however many such families there are.
+    """
+    best = p.min(axis=0)
+    levels, back = np.unique(best, return_inverse=True)
+    total = np.minimum(levels[None, :], users[:, None]).sum(axis=0) if len(users) else levels
+    return np.where(best < 1, np.minimum(1, np.maximum(levels, total)[back.reshape(-1)]), 1.0)
+
+
 def both(p: Floats, q: Floats) -> Floats:
     """Fisher's combination of two independent p-values."""
     product = np.maximum(p * q, 1e-300)
