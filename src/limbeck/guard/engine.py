@@ -11,16 +11,16 @@ from __future__ import annotations
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import duckdb
-import pyarrow as pa
 
 from limbeck.errors import InputError, ServiceError, extra, first_line
 from limbeck.files import disk_full
+from limbeck.guard.arrow import Table
 
 Kind: TypeAlias = Literal["duckdb", "spark"]
 Value: TypeAlias = str | int | float | bool | None
@@ -34,8 +34,7 @@ class Engine(ABC):
     kind: Kind
 
     def __init__(self, work: Path) -> None:
-        if GLOB.search(str(work.absolute())):
-            raise InputError(f"{work} has one of * ? [ ] {{ }} in its name; choose another folder")
+        _plain(work)
         work.mkdir(parents=True, exist_ok=True)
         self.work = work.absolute()
 
@@ -79,13 +78,13 @@ class Engine(ABC):
 
         What a folder's name says, as `day=2026-11-22`, is not made a column.
         """
-        files = [file for path in paths for file in _parquet(path)]
+        files = [_plain(file) for path in paths for file in _parquet(path)]
         if not files:
             raise InputError(f"No Parquet file in {', '.join(map(str, paths))}")
         self._view(_checked(name), files)
 
     @abstractmethod
-    def fetch(self, sql: str, **parameters: Value) -> pa.Table:
+    def fetch(self, sql: str, **parameters: Value) -> Table:
         """Run `sql` and give its rows."""
 
     @abstractmethod
@@ -124,7 +123,7 @@ class DuckDB(Engine):
 
     def __init__(self, work: Path, memory: str, threads: int) -> None:
         super().__init__(work)
-        settings = {
+        settings: dict[str, Any] = {
             "memory_limit": memory,
             "threads": str(threads),
             "temp_directory": str(self.work / ".spill"),
@@ -138,7 +137,7 @@ class DuckDB(Engine):
         except duckdb.Error as error:
             raise InputError(f"DuckDB does not start: {first_line(error)}") from None
 
-    def fetch(self, sql: str, **parameters: Value) -> pa.Table:
+    def fetch(self, sql: str, **parameters: Value) -> Table:
         """Run `sql` and give its rows."""
         with _named():
             return self._connection.sql(sql, params=parameters or None).to_arrow_table()
@@ -179,6 +178,13 @@ def _parquet(path: Path) -> list[Path]:
     return sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
 
 
+def _plain(path: Path) -> Path:
+    """Both engines take some signs in a name for a pattern, and quote them in different ways."""
+    if GLOB.search(str(path.absolute())):
+        raise InputError(f"{path} has one of * ? [ ] {{ }} in its name; choose another")
+    return path
+
+
 def _checked(name: str) -> str:
     if not NAME.match(name):
         raise ValueError(f"{name!r} is no name for a table: lower-case letters, digits and _")
@@ -186,7 +192,7 @@ def _checked(name: str) -> str:
 
 
 @contextmanager
-def _named() -> Iterator[None]:
+def _named() -> Generator[None]:
     """Full disks and spent memory in our own words; a mistake in SQL stays what it is: a bug."""
     try:
         yield

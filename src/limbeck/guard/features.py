@@ -5,7 +5,7 @@ way in which calls can be alike: `template` (the same skeleton, or a shared MinH
 skeleton is nobody else's), `method` (elicitation and capability through one client set-up) and
 `shape` (prompt length through one client set-up) and `client` (the set-up itself), which need no
 prompts. Calls fall into two
-folds by a hash of their id: fold 0 forms cohorts, fold 1 tests them.
+folds by the hash of their id: fold 0 forms cohorts, fold 1 tests them.
 """
 
 from __future__ import annotations
@@ -34,18 +34,17 @@ def stacks() -> str:
         FROM (SELECT DISTINCT {plain} FROM sketched)"""
 
 
-def events(engine: Engine) -> str:
+def events() -> str:
     """A row a call, integers only: who, when, in which fold, alike to what."""
     same = " AND ".join(f"s.{name} = {_set_up(name, 'c.')}" for name in STACK)
-    second = engine.div(engine.epoch_us("c.time"), "1000000")
     size = "cast(floor(8 * log2(1 + greatest(0, coalesce(c.tokens_in, 0)))) AS bigint)"
     elicits = " + ".join(
         f"CASE WHEN c.{name} >= {PLAIN} THEN {1 << i} ELSE 0 END"
         for i, name in enumerate(("reasoning", "rubric", "trace"))
     )
     skill = "coalesce(c.capability, -1) + 1"
-    return f"""SELECT a.aid, cast(ascii(substr(md5(c.call_id), 1, 1)) % 2 AS int) AS fold,
-            {second} AS second, s.stack, c.skeleton, c.exact, {", ".join("c." + b for b in BANDS)},
+    return f"""SELECT c.call, a.aid, cast(abs(c.call % 2) AS int) AS fold, c.hour, s.stack,
+            c.tokens_in, c.tokens_out, c.skeleton, c.exact, {", ".join("c." + b for b in BANDS)},
             cast({elicits} AS int) AS elicits,
             (s.stack * 8 + ({elicits})) * 256 + {skill} AS method,
             s.stack * 1024 + {size} AS shape
@@ -54,14 +53,13 @@ def events(engine: Engine) -> str:
 
 def volumes(engine: Engine) -> str:
     """Each account's calls, and the days from its first to its last."""
-    days = engine.div("max(second) - min(second)", "86400") + " + 1"
-    return f"""SELECT aid, count(*) AS calls, {days} AS days, min(second) AS first,
-            max(second) AS last FROM events GROUP BY aid"""
+    days = engine.div("max(hour) - min(hour)", "24") + " + 1"
+    return f"SELECT aid, count(*) AS calls, {days} AS days FROM events GROUP BY aid"
 
 
-def hours(engine: Engine) -> str:
+def hours() -> str:
     """Calls of all accounts by hour of the day (UTC)."""
-    return f"SELECT {_hour(engine)} AS hour, count(*) AS calls FROM events GROUP BY 1"
+    return "SELECT hour % 24 AS hour, count(*) AS calls FROM events GROUP BY hour % 24"
 
 
 def shared_bands(skeletons: str) -> str:
@@ -101,33 +99,30 @@ def templated() -> str:
         f"WHEN b{i}.users = greatest({users}) THEN b{i}.template" for i in range(len(BANDS))
     )
     shared = ", ".join(f"b{i}.users" for i in range(len(BANDS)))
-    return f"""SELECT e.aid, e.fold, e.second, e.stack, e.exact, e.elicits, t.template
+    return f"""SELECT e.call, e.aid, e.fold, e.hour, e.stack, e.exact, e.elicits,
+             t.template
             FROM events e JOIN templates t ON t.kind = 0 AND t.raw = e.skeleton
         UNION ALL
-        SELECT e.aid, e.fold, e.second, e.stack, e.exact, e.elicits, CASE {pick} END AS template
+        SELECT e.call, e.aid, e.fold, e.hour, e.stack, e.exact, e.elicits,
+             CASE {pick} END AS template
             FROM events e {joins}
             WHERE NOT EXISTS (SELECT 1 FROM shared_skeletons k WHERE k.raw = e.skeleton)
             AND coalesce({shared}) IS NOT NULL"""
 
 
-def uses(engine: Engine, source: str, key: str, quiet: list[int], *, prompts: bool) -> str:
+def uses(source: str, key: str, quiet: list[int], *, prompts: bool) -> str:
     """Who uses which key how often: calls in fold 0 (h0), in fold 1 (h1), and of the latter those
     in quiet hours (calm), those that elicit, and the ordered pairs within one clock hour."""
-    calm = f"slot % 24 IN ({', '.join(map(str, quiet))})"
+    calm = f"hour % 24 IN ({', '.join(map(str, quiet))})"
     flagged = "sum(CASE WHEN elicits > 0 THEN 1 ELSE 0 END)" if prompts else "0"
-    slot = engine.div("second", "3600")
     return f"""SELECT key, aid, sum(CASE WHEN fold = 0 THEN n ELSE 0 END) AS h0,
             sum(CASE WHEN fold = 1 THEN n ELSE 0 END) AS h1,
             sum(CASE WHEN fold = 1 AND {calm} THEN n ELSE 0 END) AS calm,
             sum(CASE WHEN fold = 1 THEN flagged ELSE 0 END) AS eliciting,
             sum(CASE WHEN fold = 1 THEN n * (n - 1) ELSE 0 END) AS pairs
-        FROM (SELECT {key} AS key, aid, fold, {slot} AS slot, count(*) AS n, {flagged} AS flagged
-            FROM {source} GROUP BY {key}, aid, fold, {slot})
+        FROM (SELECT {key} AS key, aid, fold, hour, count(*) AS n, {flagged} AS flagged
+            FROM {source} GROUP BY {key}, aid, fold, hour)
         GROUP BY key, aid"""
-
-
-def _hour(engine: Engine) -> str:
-    return engine.div("second", "3600") + " % 24"
 
 
 def _plain(name: str) -> str:

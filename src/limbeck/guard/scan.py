@@ -63,10 +63,10 @@ def prepare(engine: Engine) -> list[Layer]:
     """Run the SQL that does not depend on what is found; gives the layers that the log allows."""
     engine.table("account_ids", features.accounts())
     engine.table("stacks", features.stacks())
-    engine.table("events", features.events(engine))
+    engine.table("events", features.events())
     engine.table("volumes", features.volumes(engine))
     seen = engine.fetch("SELECT count(skeleton) AS prompts FROM events")["prompts"][0].as_py()
-    counted = engine.fetch(features.hours(engine)).to_pydict()
+    counted = engine.fetch(features.hours()).to_pydict()
     calls = dict(zip(counted["hour"], counted["calls"], strict=True))
     quiet = sorted(range(24), key=lambda hour: (calls.get(hour, 0), hour))[:QUIET]
     layers: list[Layer] = ["template", "method", "shape", "client"] if seen else ["shape", "client"]
@@ -77,7 +77,7 @@ def prepare(engine: Engine) -> list[Layer]:
         engine.table("templated", features.templated())
     for layer in layers:
         source, key = SOURCES[layer]
-        sql = features.uses(engine, source, key, quiet, prompts=bool(seen))
+        sql = features.uses(source, key, quiet, prompts=bool(seen))
         engine.table(f"uses_{layer}", sql)
     return layers
 

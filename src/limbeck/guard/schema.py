@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-import pyarrow as pa
+from limbeck.guard.arrow import Schema, pa
 
 TIME: Final = pa.timestamp("us", tz="UTC")
 
-SKETCH: Final = pa.schema(
+SKETCH: Final[Schema] = pa.schema(
     [
         pa.field("exact", pa.int64()),
         pa.field("skeleton", pa.int64()),
@@ -37,7 +37,7 @@ CAPABILITIES: Final = (
 )
 """What a value of `capability` means: its place here."""
 
-CALLS: Final = pa.schema(
+CALLS: Final[Schema] = pa.schema(
     [
         pa.field("call_id", pa.string(), nullable=False),
         pa.field("time", TIME, nullable=False),
@@ -58,19 +58,21 @@ CALLS: Final = pa.schema(
 )
 """The canonical call. In a log, nullable columns may be missing; `asn` may be a number."""
 
-REQUIRED: Final = tuple(field.name for field in CALLS if not field.nullable)
+REQUIRED: Final[tuple[str, ...]] = tuple(field.name for field in CALLS if not field.nullable)
 
-SKETCHED: Final = pa.schema(
+SKETCHED: Final[Schema] = pa.schema(
     [
         *(field for field in CALLS if field.name != "prompt"),
         pa.field("hour", pa.int32(), nullable=False),
+        pa.field("call", pa.int64(), nullable=False),
         *SKETCH,
     ]
 )
 """One kept call: all columns are there, null where the log had none. `hour` counts from 1970 in
-UTC, so that SQL need not touch a timestamp. Files are `sketched/day=YYYY-MM-DD/*.parquet`."""
+UTC, so that SQL need not touch a timestamp; `call` is a hash of `call_id`. Files are
+`sketched/day=YYYY-MM-DD/*.parquet`."""
 
-ACCOUNTS: Final = pa.schema(
+ACCOUNTS: Final[Schema] = pa.schema(
     [
         pa.field("account", pa.string(), nullable=False),
         pa.field("created", TIME),

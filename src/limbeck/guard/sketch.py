@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from limbeck.guard import lexicon
+from limbeck.guard.arrow import Array, Batch, pa, pc
 from limbeck.guard.schema import CAPABILITIES, SKETCH
 from limbeck.guard.words import I64, LONGEST, ODD, POWERS, U64, Flags, Words, mix, split
 
@@ -30,7 +29,7 @@ NUMBER = np.uint64(0x9B97A1C3D5E7F911)
 SCORES = ("reasoning", "rubric", "trace")
 
 
-def sketch(prompts: pa.Array[Any] | pa.ChunkedArray[Any]) -> pa.RecordBatch:
+def sketch(prompts: Array) -> Batch:
     """The columns of `schema.SKETCH` for a column of prompts (string or binary, nulls welcome).
 
     `exact`: hash of all words and signs, without case, space and punctuation.
@@ -44,7 +43,7 @@ def sketch(prompts: pa.Array[Any] | pa.ChunkedArray[Any]) -> pa.RecordBatch:
     """
     texts, valid, chars = _texts(prompts)
     rows = len(texts)
-    offsets, data = _buffers(texts)
+    offsets, data = buffers(texts)
     columns = {field.name: np.zeros(rows, field.type.to_pandas_dtype()) for field in SKETCH}
     columns["chars"][:] = chars
     wordy = np.zeros(rows, np.bool_)
@@ -65,16 +64,17 @@ def sketch(prompts: pa.Array[Any] | pa.ChunkedArray[Any]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=SKETCH)
 
 
-def masked(prompts: pa.Array[Any]) -> list[str]:
+def masked(prompts: Array) -> list[str]:
     """Each prompt as its skeleton sees it: the words kept, `…` where others stood."""
     texts, _, _ = _texts(prompts)
-    offsets, data = _buffers(texts)
+    offsets, data = buffers(texts)
     words = split(data[offsets[0] : offsets[-1]], offsets - offsets[0])
     kept = _kept(words, _lookup(_plain(words)))
     told = [""] * len(texts)
+    begins = set(words.first.tolist())
     before = -1
     for index, row in zip(kept.tolist(), words.spread(words.rows)[kept].tolist(), strict=True):
-        gap = "… " if index != before + 1 else ""
+        gap = "" if index in begins or (told[row] and index == before + 1) else "… "
         text = bytes(words.text[words.start[index] : words.end[index]]).decode("utf-8", "replace")
         told[row] += f"{gap}{text} "
         before = index
@@ -82,11 +82,11 @@ def masked(prompts: pa.Array[Any]) -> list[str]:
 
 
 def _texts(
-    prompts: pa.Array[Any] | pa.ChunkedArray[Any],
-) -> tuple[pa.Array[Any], Flags, NDArray[np.int32]]:
+    prompts: Array,
+) -> tuple[Array, Flags, NDArray[np.int32]]:
     """The texts to read (valid, cut, folded), which were not null, and their characters."""
     array = prompts.combine_chunks() if isinstance(prompts, pa.ChunkedArray) else prompts
-    array = _utf8(array)
+    array = utf8(array)
     valid = array.is_valid().to_numpy(zero_copy_only=False)
     array = array.fill_null("")
     length = pc.utf8_length(array)
@@ -101,10 +101,10 @@ def _texts(
     return array, valid, length.to_numpy(zero_copy_only=False).astype(np.int32)
 
 
-def _utf8(array: pa.Array[Any]) -> pa.Array[Any]:
+def utf8(array: Array) -> Array:
     """As valid large strings; bytes that are no UTF-8 become U+FFFD."""
     if pa.types.is_dictionary(array.type):
-        array = cast(Any, array).dictionary_decode()
+        array = array.dictionary_decode()
     try:
         array = array.cast(pa.large_string())
         array.validate(full=True)
@@ -115,7 +115,7 @@ def _utf8(array: pa.Array[Any]) -> pa.Array[Any]:
     return array
 
 
-def _cut(array: pa.Array[Any]) -> pa.Array[Any]:
+def _cut(array: Array) -> Array:
     long = pc.greater(pc.binary_length(array), LONGEST)
     if not pc.any(long).as_py():
         return array
@@ -124,7 +124,8 @@ def _cut(array: pa.Array[Any]) -> pa.Array[Any]:
     return pc.replace_with_mask(array, long, pa.array(short, pa.large_string()))
 
 
-def _buffers(array: pa.Array[Any]) -> tuple[I64, NDArray[np.uint8]]:
+def buffers(array: Array) -> tuple[I64, NDArray[np.uint8]]:
+    """The bounds (R + 1,) of a large string array's texts, and the bytes that they bound."""
     _, offsets, data = array.buffers()
     if offsets is None or not len(array):
         return np.zeros(1, np.int64), np.zeros(0, np.uint8)
@@ -318,14 +319,12 @@ def _table() -> _Table:
     for kind, text in enumerate(kinds):
         for weight, phrase in lexicon.phrases(text):
             keys = _keys(phrase.replace("#", "0"))
-            joined = np.uint64(0)
-            for place, key in enumerate(keys):
-                word = np.array([key], np.uint64)
-                joined = word if place == 0 else _joined(cast(U64, joined), word)
+            name = keys[0]
+            for key in keys[1:]:
+                marks.setdefault(name, set()).add("more")
+                joined = _joined(np.array([name], np.uint64), np.array([key], np.uint64))
                 name = int(joined[0])
-                marks.setdefault(name, set())
-                if place < len(keys) - 1:
-                    marks[name].add("more")
+            marks.setdefault(name, set())
             weights.setdefault(name, np.zeros(len(kinds), np.int64))[kind] = weight
     names = np.array([0, *marks], np.uint64)
     seed = _seed(names[1:])
@@ -337,13 +336,20 @@ def _table() -> _Table:
 
     weighed = np.stack([weights.get(int(name), np.zeros(len(kinds), np.int64)) for name in names])
     return _Table(
-        seed, slots, names, flags("frame"), flags("strong"), flags("more"), weighed.any(1), weighed
+        seed,
+        slots,
+        names,
+        flags("frame"),
+        flags("strong"),
+        flags("more"),
+        np.any(weighed != 0, axis=1),
+        weighed,
     )
 
 
 def _keys(text: str) -> list[int]:
     texts, _, _ = _texts(pa.array([text]))
-    offsets, data = _buffers(texts)
+    offsets, data = buffers(texts)
     return _plain(split(data, offsets)).tolist()
 
 

@@ -8,6 +8,7 @@ are our own, of 64 bits, and the same on every machine: Arrow, DuckDB and Spark 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 LONGEST = 16_384
 """Bytes of a prompt that are read; the rest of a longer one is left out."""
@@ -99,7 +101,7 @@ class Words:
     counts: I64
     braces: I64
 
-    def spread(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    def spread(self, values: NDArray[Scalar]) -> NDArray[Scalar]:
         """A value for each text with words, (N,), said again for each of its words, (W,)."""
         return np.repeat(values, self.counts)
 
@@ -137,7 +139,7 @@ def split(data: U8, bounds: I64) -> Words:
         text=text,
         start=start,
         end=end,
-        hashes=_hashes(text, start, end - start),
+        hashes=hashes(text, start, end - start),
         number=_is(first, DIGIT),
         breaks=breaks,
         slots=slots,
@@ -173,20 +175,23 @@ def _breaks(text: U8, kinds: U8, word: Flags, start: I64, bounds: I64) -> tuple[
     return breaks[:-1], slots[:-1]
 
 
-def _hashes(text: U8, start: I64, length: I64) -> U64:
-    """Of each word's first `WORD_BYTES` bytes and its length."""
+def hashes(text: U8, start: I64, length: I64, upto: int = WORD_BYTES) -> U64:
+    """Of each run of bytes: of its first `upto` bytes, and its length if it is longer.
+
+    `text` is padded by `PAD` bytes.
+    """
     whole = text[: len(text) // 8 * 8].view("<u8")
-    hashes = mix(_eight(whole, start) & MASKS[np.minimum(length, 8)])
+    hashed = mix(_eight(whole, start) & MASKS[np.minimum(length, 8)])
     longer = np.flatnonzero(length > 8)
-    for done in range(8, WORD_BYTES, 8):
+    for done in range(8, upto, 8):
         if not len(longer):
-            return hashes
+            return hashed
         left = length[longer] - done
         part = _eight(whole, start[longer] + done) & MASKS[np.minimum(left, 8)]
-        hashes[longer] = mix((hashes[longer] ^ part) * ODD[0])
+        hashed[longer] = mix((hashed[longer] ^ part) * ODD[0])
         longer = longer[left > 8]
-    hashes[longer] ^= length[longer].astype(np.uint64) * ODD[1]
-    return hashes
+    hashed[longer] ^= length[longer].astype(np.uint64) * ODD[1]
+    return hashed
 
 
 def _eight(whole: U64, at: I64) -> U64:
@@ -195,3 +200,13 @@ def _eight(whole: U64, at: I64) -> U64:
     low = whole[word] >> shift
     high = (whole[word + 1] << np.uint64(1)) << (np.uint64(63) - shift)
     return low | high
+
+
+def hash_each(data: U8, bounds: I64) -> I64:
+    """A hash of every byte of each text, int64 (R,); equal texts only have equal ones."""
+    padded = np.zeros((len(data) + 7) // 8 * 8 + PAD, np.uint8)
+    padded[: len(data)] = data
+    length = np.diff(bounds)
+    longest = int(length.max(initial=0))
+    hashed = hashes(padded, bounds[:-1], length, upto=longest + 8)
+    return mix(hashed + length.astype(np.uint64) * ODD[3]).view(np.int64)

@@ -1,0 +1,37 @@
+"""Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from limbeck.errors import InputError, first_line
+from limbeck.guard.arrow import Schema, pa, pq
+from limbeck.guard.readers.block import BYTES, ROWS, Block
+
+
+def names(path: Path) -> Schema:
+    """The file's columns."""
+    try:
+        return pq.read_schema(path).names
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is no Parquet file: {first_line(error)}") from None
+
+
+def read(path: Path, wanted: list[str]) -> Iterator[Block]:
+    """The columns `wanted`, block by block."""
+    try:
+        with pq.ParquetFile(path) as file:
+            at = 1
+            for group in range(file.metadata.num_row_groups):
+                about = file.metadata.row_group(group)
+                row_bytes = about.total_byte_size / max(about.num_rows, 1)
+                rows = max(1, min(ROWS, int(BYTES / max(row_bytes, 1))))
+                for batch in file.iter_batches(rows, [group], wanted, use_threads=False):
+                    count = batch.num_rows
+                    yield Block(
+                        str(path), pa.array(range(at, at + count)), pa.Table.from_batches([batch])
+                    )
+                    at += count
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
