@@ -19,9 +19,11 @@ class Attack:
         per_day: Calls an account a day, cover included.
         cover: Share of the calls that are honest traffic, drawn from the honest generators.
         tasks: Length of the work list, dealt out in turns; a list that ends begins again.
-        subject: What the tasks are about, a set of habits.SETS.
+        subject: What the tasks are about, a set of habits.SETS; `focus`: topics of it, at most.
         wordings: Templates in use; 0 is a wording of its own for every call.
         strength: Probability that a slot of a template's wording is changed all the same.
+        context: Tokens of the campaign's system prompt; `history`: share of the tasks that carry a
+            document or a conversation besides.
         stack: Share of the accounts whose work comes from the campaign's one client and settings;
             the others take those of their cover.
         networks: Hosting networks in use; `residential`: share of the accounts behind residential
@@ -48,9 +50,12 @@ class Attack:
     per_day: float = 26.0
     cover: float = 0.5
     tasks: int = 100_000
+    focus: int = 5
     subject: Literal["capability", "reasoning", "develop", "rubric", "benchmark"] = "capability"
     wordings: int = 1
     strength: float = 0.0
+    context: float = 150.0
+    history: float = 0.2
     stack: float = 1.0
     networks: int = 24
     residential: float = 0.0
@@ -87,7 +92,7 @@ class Attack:
 
 
 SHARES = (
-    "cover", "strength", "stack", "residential", "sticky", "webmail", "programmes", "sync",
-    "daylight", "pivot",
+    "cover", "strength", "history", "stack", "residential", "sticky", "webmail", "programmes",
+    "sync", "daylight", "pivot",
 )  # fmt: skip
-AT_LEAST_ONE = ("accounts", "tasks", "networks", "payment", "life")
+AT_LEAST_ONE = ("accounts", "tasks", "focus", "networks", "payment", "life")

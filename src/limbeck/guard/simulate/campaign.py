@@ -119,7 +119,8 @@ def _work(attack: Attack, cover: Habits, rng: np.random.Generator, seed: int, se
         adopts=np.where(moves, rng.uniform(0, 1, n), cover.adopts),
         rush=1.0,
         subject=subjects(attack.subject),
-        breadth=1,
+        breadth=attack.focus,
+        taste=key,
         own=float(attack.wordings > 0),
         templates=max(attack.wordings, 1),
         wording=key,
@@ -131,8 +132,8 @@ def _work(attack: Attack, cover: Habits, rng: np.random.Generator, seed: int, se
         seat=seat,
         seats=attack.accounts,
         customers=0,
-        context=0.0,
-        history=0.0,
+        context=attack.context,
+        history=attack.history,
         longer=0.2,
     )
 

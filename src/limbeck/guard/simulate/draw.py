@@ -16,12 +16,13 @@ from limbeck.guard.simulate.keys import (
     Keys,
     below,
     fraction,
+    joined,
     key_of,
     mix,
     spelt,
     stream,
 )
-from limbeck.guard.simulate.text import grammar
+from limbeck.guard.simulate.text import frame, grammar
 
 CALLS = pa.schema(
     [
@@ -162,7 +163,8 @@ def _prompts(
     which = (rng.random(n) * who.templates).astype(np.int64)
     content, task = _inputs(who, fresh, at, day, rng)
     liked = np.where(templated, which, (rng.random(n) ** 2 * who.breadth).astype(np.int64))
-    pick = np.where(who.dealt == 1, task, mix(taste, liked % who.breadth))
+    liked = np.where(who.dealt == 1, below(mix(task, 53), who.breadth), liked % who.breadth)
+    pick = mix(taste, liked)
     wording = np.where(templated, mix(manner, which), fresh)
     strength = np.where(templated, who.loose, 0.0)
     shape = np.where(templated & (fraction(mix(fresh, 23)) >= strength), wording, fresh)
@@ -176,9 +178,29 @@ def _prompts(
     )
     topic = _topic(subject, pick)
     form = lines.first[topic] + below(mix(shape, 29), lines.forms[topic])
-    codes = lines.codes(form, content, wording, fresh, np.where(pasted, 0.0, strength))
-    text = lines.render(codes) if spell else pa.nulls(n, pa.string())
-    return topic, text, lines.characters(codes)
+    strength = np.where(pasted, 0.0, strength)
+    codes = lines.codes(form, content, wording, fresh, strength)
+    letters = lines.characters(codes)
+    parts = [lines.render(codes)] if spell else []
+    framed = np.flatnonzero(templated & ~pasted)
+    for name in ("opening", "closing"):
+        form = frame(name, shape[framed])
+        rows, form = framed[form >= 0], form[form >= 0]
+        codes = lines.codes(form, content[rows], wording[rows], fresh[rows], strength[rows])
+        letters[rows] += lines.characters(codes)
+        if spell:
+            parts.append(_spread(lines.render(codes), rows, n))
+    if not spell:
+        return topic, pa.nulls(n, pa.string()), letters
+    body, opening, closing = parts
+    return topic, joined(opening, body, closing), letters
+
+
+def _spread(texts: pa.Array, rows: Ints, n: int) -> pa.Array:
+    """The texts at their rows of n, and nothing in the others."""
+    place = np.zeros(n, dtype=np.int64)
+    place[rows] = np.arange(1, len(rows) + 1)
+    return pa.concat_arrays([pa.array([""], pa.string()), texts]).take(pa.array(place))
 
 
 def _inputs(
@@ -227,8 +249,7 @@ def _networks(who: Habits, session: Keys, rng: np.random.Generator) -> Ints:
     rows = np.arange(len(session))
     known = who.networks[rows, np.minimum(choice, 2)]
     # A fresh one is the same all session long.
-    prefix = (world.HOMES[1] * fraction(mix(session, 43)) ** 1.6).astype(np.int64)
-    return np.where(choice > 2, prefix * 256 + below(mix(session, 47), 256), known)
+    return np.where(choice > 2, world.residence(mix(session, 43)), known)
 
 
 def _named(place: Ints | NDArray[np.int64], names: tuple[str, ...]) -> pa.Array:

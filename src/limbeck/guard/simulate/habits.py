@@ -165,18 +165,28 @@ def clients(rng: np.random.Generator, n: int) -> Ints:
 def zones(rng: np.random.Generator, n: int) -> Floats:
     """Hours east of UTC, in three regions."""
     region = rng.choice(3, n, p=[0.35, 0.4, 0.25])
-    return np.array([-6.0, 1.0, 8.0])[region] + rng.integers(-2, 3, n)
+    return np.array([-6.0, 1.0, 8.0])[region] + rng.integers(-2, 3, n).astype(np.float64)
 
 
-def joined(rng: np.random.Generator, n: int, days: int) -> Floats:
+def signups(rng: np.random.Generator, n: int, days: int) -> Floats:
     """When n accounts signed up: in the two years before the simulation, and during it.
 
     Every tenth comes in one of the waves that a launch, a course or the news brings.
     """
-    when = rng.uniform(-730, 0.9 * days, n)
+    when = 0.9 * days - 730 * rng.random(n) ** 1.7  # a provider that grows
     waves = rng.uniform(-730, 0.9 * days, 25)
     rides = rng.random(n) < 0.1
     return np.where(rides, rng.choice(waves, n) + rng.exponential(1.5, n), when) * DAY
+
+
+def teams(rng: np.random.Generator, n: int, median: float, sigma: float) -> tuple[Ints, Keys]:
+    """Who belongs together: the number of each account's team, and a key of that team.
+
+    Sizes are log-normal, at least 2; the last team may be cut short.
+    """
+    sizes = np.exp(rng.normal(np.log(median), sigma, 1 + n // 2))
+    number = np.repeat(np.arange(len(sizes)), np.maximum(sizes, 2).astype(np.int64))[:n]
+    return number, fresh_keys(rng, len(sizes))[number]
 
 
 def ordinary(rng: np.random.Generator, n: int, days: int) -> Habits:
@@ -193,7 +203,7 @@ def ordinary(rng: np.random.Generator, n: int, days: int) -> Habits:
         payment=np.where((tier == 0) | (rng.random(n) < 0.05), 0, fresh_keys(rng, n)),
         organisation=np.zeros(n, dtype=np.uint64),
         domain=np.where(rng.random(n) < 0.2, fresh_keys(rng, n), webmail),
-        created=joined(rng, n, days),
+        created=signups(rng, n, days),
         ended=np.full(n, NEVER),
         channel=rng.choice(len(world.CHANNELS), n, p=[0.8, 0.02, 0.06, 0.04, 0.04, 0.02, 0.02]),
         tier=tier,
@@ -241,7 +251,7 @@ def ordinary(rng: np.random.Generator, n: int, days: int) -> Habits:
         seats=np.ones(n, dtype=np.int64),
         customers=np.zeros(n, dtype=np.int64),
         context=np.where(rng.random(n) < 0.5, np.exp(rng.normal(4.5, 1.0, n)), 0.0),
-        history=rng.beta(2, 1.5, n),
+        history=np.where(rng.random(n) < 0.3, rng.beta(1, 12, n), rng.beta(2, 1.5, n)),
         longer=rng.normal(0, 0.3, n),
         together=np.zeros(n),
         waves=np.zeros(n, dtype=np.uint64),

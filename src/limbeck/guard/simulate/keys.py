@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Keys: TypeAlias = NDArray[np.uint64]
@@ -51,6 +52,11 @@ def below(keys: Keys, count: Ints | int) -> Ints:
 def fraction(keys: Keys) -> Floats:
     """A number in [0, 1) from each key."""
     return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def joined(*parts: pa.Array) -> pa.Array:
+    """The texts of each row, one after the other; null where one of them is."""
+    return pc.call_function("binary_join_element_wise", [*parts, pa.scalar("")])
 
 
 def spelt(keys: Keys, prefix: str) -> pa.Array:

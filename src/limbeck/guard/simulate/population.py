@@ -12,7 +12,7 @@ from limbeck.errors import InputError
 from limbeck.guard.simulate import honest, world
 from limbeck.guard.simulate.campaign import enlist
 from limbeck.guard.simulate.habits import Habits
-from limbeck.guard.simulate.keys import Keys, spelt, stream
+from limbeck.guard.simulate.keys import Keys, joined, spelt, stream
 from limbeck.guard.simulate.plan import Plan
 
 FRAMED = "single-bot"  # the kind that is easiest to copy
@@ -87,6 +87,6 @@ def accounts_table(habits: Habits, start: int) -> pa.Table:
 
 def _domains(domain: Keys) -> pa.Array:
     provider = np.where(domain <= len(world.WEBMAIL), domain, 0).astype(np.int64)
-    own = pc.binary_join_element_wise(spelt(domain, "d"), ".example", "")
+    own = joined(spelt(domain, "d"), pa.array([".example"] * len(domain), pa.string()))
     mail = pa.array([None, *world.WEBMAIL]).take(pa.array(provider))
-    return pc.if_else(pa.array(provider > 0), mail, own)
+    return pc.call_function("if_else", [pa.array(provider > 0), mail, own])

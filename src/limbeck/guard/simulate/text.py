@@ -17,13 +17,12 @@ from importlib.resources import files
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from limbeck.guard.simulate.keys import Floats, Ints, Keys, below, fraction, key_of, mix
+from limbeck.guard.simulate.keys import Floats, Ints, Keys, below, fraction, joined, key_of, mix
 
 SLOT = re.compile(r"\{(\w+)\}")
-NESTED = 24  # how many fillings of a phrase that itself has slots are kept
+NESTED = 48  # how many fillings of a phrase that itself has slots are kept
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +77,7 @@ class Grammar:
             return pa.array([], pa.string())
         used = [slot for slot in range(codes.shape[1]) if codes[:, slot].any()]
         parts = [self.phrases.take(pa.array(codes[:, slot])) for slot in used]
-        return pc.binary_join_element_wise(*parts, "")
+        return joined(*parts)
 
 
 @lru_cache(maxsize=1)
@@ -126,21 +125,29 @@ class _Topic:
     forms: list[str]
 
 
+def frame(topic: str, manner: Keys) -> Ints:
+    """The form of each manner's `opening` or `closing`; three in ten have none, -1."""
+    lines = grammar()
+    number = lines.topics.index(topic)
+    form = lines.first[number] + below(mix(manner, 61), lines.forms[number])
+    return np.where(fraction(mix(manner, key_of(topic))) < 0.7, form, -1)
+
+
 def _read() -> tuple[dict[str, list[str]], list[_Topic]]:
     shared = {"NUM": [str(i) for i in range(3, 1000)], "SMALL": [str(i) for i in range(2, 41)]}
     topics: list[_Topic] = []
     folder = files("limbeck.guard.simulate") / "grammar"
-    for name in ("words", "work", "people", "languages"):
+    for name in ("words", "work", "people", "languages", "frame"):
         for line in (folder / f"{name}.txt").read_text(encoding="utf-8").splitlines():
             if line.startswith("topic "):
                 topic, group, shape, scale = line.split()[1:]
                 topics.append(_Topic(topic, group, shape, float(scale), {}, []))
             elif line.startswith(": "):
-                topics[-1].forms.append(line[2:])
+                topics[-1].forms.append(line[2:].replace("\\n", "\n"))
             elif " = " in line and not line.startswith("#"):
                 slot, _, options = line.partition(" = ")
                 lists = topics[-1].lists if topics else shared
-                lists[slot] = [option.strip() for option in options.split(" |")]
+                lists[slot] = [option.strip() for option in options.split("|")]
     return shared, topics
 
 

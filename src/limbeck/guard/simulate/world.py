@@ -10,9 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from limbeck.guard.simulate.keys import Ints
+from limbeck.guard.simulate.keys import Ints, Keys, below, fraction, joined, mix
 
 HOMES, MOBILE, CLOUD, OFFICES = (0, 2048), (2048, 2064), (2064, 2080), (2560, 4096)  # prefixes
 MODELS = ("orin-1-mini", "orin-1", "orin-1-max", "orin-2")
@@ -36,7 +35,13 @@ POPULAR = 4_000  # prompts of tutorials and lists that many people paste
 
 def home(rng: np.random.Generator, n: int) -> Ints:
     """Residential networks: some prefixes hold many more customers than others."""
-    return _network(rng, n, HOMES, 1.6)
+    return residence(rng.integers(1, 1 << 63, n, dtype=np.int64).astype(np.uint64))
+
+
+def residence(key: Keys) -> Ints:
+    """The residential network that each key stands for, spread as in `home`."""
+    prefix = (HOMES[1] * fraction(key) ** 1.6).astype(np.int64)
+    return prefix * 256 + below(mix(key, 1), 256)
 
 
 def mobile(rng: np.random.Generator, n: int) -> Ints:
@@ -69,8 +74,8 @@ def networks() -> pa.Array:
     high = [f"{240 + p // 256}.{p % 256}." for p in range(4096)]
     low = [f"{i}.0/24" for i in range(256)]
     index = np.arange(1 << 20)
-    return pc.binary_join_element_wise(
-        pa.array(high).take(pa.array(index >> 8)), pa.array(low).take(pa.array(index & 255)), ""
+    return joined(
+        pa.array(high).take(pa.array(index >> 8)), pa.array(low).take(pa.array(index & 255))
     )
 
 

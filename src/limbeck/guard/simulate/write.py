@@ -120,7 +120,7 @@ def _write_calls(held: list[pa.Table], path: Path) -> None:
         path,
         compression="zstd",
         compression_level=1,
-        use_dictionary=[name for name in CALLS.names if name not in plain],
+        use_dictionary=[name for name in CALLS.names if name not in plain],  # pyright: ignore[reportArgumentType]
     )
 
 

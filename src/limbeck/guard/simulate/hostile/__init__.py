@@ -15,9 +15,9 @@ OWN_SIZE = ("anthropic-june", "framing")  # asked for by name only
 
 def attacks() -> dict[str, Attack]:
     """Every preset, by name."""
-    names = sorted(module.name for module in iter_modules(__path__))
+    names = [module.name for module in iter_modules(__path__)]
     found: list[Attack] = [import_module(f"{__name__}.{name}").ATTACK for name in names]
-    return {attack.name: attack for attack in found}
+    return {attack.name: attack for attack in sorted(found, key=lambda attack: attack.name)}
 
 
 def chosen(names: str, accounts: int, changes: Mapping[str, float | None]) -> tuple[Attack, ...]:

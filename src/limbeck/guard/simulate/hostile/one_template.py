@@ -2,4 +2,4 @@
 
 from limbeck.guard.simulate.attack import Attack
 
-ATTACK = Attack("one-template", cover=0.0)
+ATTACK = Attack("one-template", cover=0.0, focus=1)
