@@ -168,6 +168,8 @@ def _table(rng: np.random.Generator, calls: dict) -> pa.Table:
     length = np.exp(rng.normal(5, 0.7, n)) + calls["skeleton"] % 97
     columns = {
         "call_id": pa.array(np.char.add("c", rng.permutation(n).astype(str))),
+        "call": pa.array(rng.integers(-(1 << 62), 1 << 62, n)),
+        "hour": pa.array((calls["time"] // 3600 + 490_000).astype(np.int32)),
         "time": pa.array(calls["time"] * 1_000_000, pa.timestamp("us")),
         "account": pa.array(np.char.add("a", calls["account"].astype(str))),
         "model": pa.array(np.full(n, "m")),

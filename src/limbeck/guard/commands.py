@@ -49,6 +49,72 @@ def ingest(
 
 
 @app.command
+def scan(
+    calls: Annotated[str, Parameter(help="A log as for ingest, or a state folder.")],
+    *,
+    out: Annotated[Path, Parameter(help="Where to write; a log's state grows in OUT/state.")],
+    accounts: Annotated[str | None, Parameter(help="A table of accounts.")] = None,
+    format_: Annotated[
+        Literal["auto", "parquet", "csv", "jsonl", "otel", "litellm"],
+        Parameter(name="--format", help="What the log is; by default, as it looks."),
+    ] = "auto",
+    account_from: Annotated[
+        str | None,
+        Parameter(help="LiteLLM column or OpenTelemetry attribute that names the account."),
+    ] = None,
+    price_in: Annotated[float, Parameter(help="What a million tokens read sell for.")] = 3.0,
+    price_out: Annotated[float, Parameter(help="What a million tokens written sell for.")] = 15.0,
+    engine: Annotated[Literal["duckdb", "spark"], Parameter(help="Where the SQL runs.")] = "duckdb",
+    memory: Annotated[str, Parameter(help="What the engine may take, as 4GB.")] = "4GB",
+    threads: Annotated[int, Parameter(help="Threads at work.")] = 2,
+    json_: AsJson = False,
+) -> None:
+    """Find campaigns: writes OUT/accounts.parquet and OUT/campaigns.json.
+
+    Exit codes: 0 no campaign was found, 1 at least one was, 2 the input is wrong. Scanning again
+    with a later log adds it to what OUT/state holds.
+
+    Example: limbeck guard scan logs/ --accounts accounts.csv --out found
+    """
+    from limbeck.guard import walk
+    from limbeck.guard.findings import Price
+    from limbeck.guard.readers.source import Source
+
+    about = Source(accounts) if accounts else None
+    state = walk.state_of(Source(calls, format_, account_from), out, about, threads)
+    price = Price(price_in, price_out)
+    told = walk.walk(state, out, price, kind=engine, memory=memory, threads=threads)
+    lines = [
+        f"{one['id']}: {one['accounts']:,} accounts took {one['calls']:,} answers, "
+        f"{one['tokens_out']:,} tokens"
+        for one in told["campaigns"]
+    ]
+    count, seen = len(lines), f"{told['calls']:,} calls of {told['accounts']:,} accounts"
+    found = f"{count} campaigns" if count != 1 else "1 campaign"
+    lines += [f"{found if count else 'No campaign'} in {seen}; see {out / 'campaigns.json'}"]
+    _tell(json_, told, "\n".join(lines))
+    if told["campaigns"]:
+        raise SystemExit(1)
+
+
+@app.command
+def explain(
+    out: Annotated[Path, Parameter(help="The folder of a finished scan.")],
+    account: Annotated[str, Parameter(help="The account's name, as the log has it.")],
+    *,
+    json_: AsJson = False,
+) -> None:
+    """Say why an account was flagged, or why not.
+
+    Example: limbeck guard explain found acct_1234
+    """
+    from limbeck.guard import findings
+
+    told = findings.explain(out, account)
+    _tell(json_, told, "\n".join(findings.lines(told)))
+
+
+@app.command
 def pseudonymise(
     file: Annotated[Path, Parameter(help="Parquet, CSV or JSON Lines.")],
     *,

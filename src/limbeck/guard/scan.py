@@ -50,13 +50,16 @@ class Families:
 class Scan:
     """All of a scan's results: families by layer, and each account's evidence.
 
-    `campaign` (accounts,) is the number of the campaign, −1 for none; `p_value` (accounts,).
+    `keys` gives the campaign of each named family that was kept. `campaign` (accounts,) is the
+    number of an account's campaign, −1 for none; `p_value` (accounts,) is over all families, and
+    `evidence` (accounts,) over those of one layer alone.
     """
 
     layers: list[Families]
-    of_campaign: dict[tuple[Layer, int], int]
+    keys: dict[tuple[Layer, int], int]
     campaign: Ints
     p_value: Floats
+    evidence: dict[Layer, Floats]
 
 
 def prepare(engine: Engine) -> list[Layer]:
@@ -183,6 +186,10 @@ def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
         for place in np.flatnonzero(families.named).tolist():
             belongs = _members(engine, families, place, calls, tests, calm)
             found.append((families.layer, int(families.family[place]), belongs))
+    evidence = {
+        layer: np.min([belongs.p for of, _, belongs in found if of == layer], axis=0)
+        for layer in {of for of, _, _ in found}
+    }
     kept = cohorts.peeled([belongs.p <= FLAG for _, _, belongs in found])
     found = [found[i] for i in kept]
     p = np.stack([belongs.p for _, _, belongs in found]) if found else np.ones((1, len(calls)))
@@ -193,7 +200,7 @@ def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
     if found:
         campaign[named] = number[p.argmin(axis=0)][named]
     keys = {(layer, family): int(c) for (layer, family, _), c in zip(found, number, strict=True)}
-    return Scan(tested, keys, campaign, adjusted)
+    return Scan(tested, keys, campaign, adjusted, evidence)
 
 
 def _members(engine: Engine, families: Families, place: int, calls: Ints, tests: int,
@@ -244,8 +251,10 @@ def looked_up(wanted: Ints, keys: Ints, values: Floats) -> Floats:
     return np.where(keys[order][place] == wanted, values[order][place], 0.0)
 
 
-def keep(engine: Engine, name: str, columns: dict[str, Any]) -> None:
+def keep(
+    engine: Engine, name: str, columns: dict[str, Any], schema: pa.Schema | None = None
+) -> None:
     """Make a small table readable in SQL as `name`."""
     path = engine.work / f"{name}.parquet"
-    pq.write_table(pa.table(columns), path)  # pyright: ignore[reportUnknownMemberType]
+    pq.write_table(pa.table(columns, schema=schema), path)  # pyright: ignore[reportUnknownMemberType]
     engine.read(name, [path])

@@ -83,6 +83,8 @@ def against_alike(value: Floats, size: Floats) -> Floats:
     The spread is that of the upper quartile, which stays honest until every fourth neighbour is a
     campaign's.
     """
+    if not len(value):
+        return value
     order = np.argsort(size, kind="stable")
     ranked = value[order]
     windows = np.lib.stride_tricks.sliding_window_view(ranked, min(NEIGHBOURS, len(value)))
