@@ -9,6 +9,8 @@ from scipy.sparse.csgraph import connected_components
 
 from limbeck.guard.link import Edges
 
+RESOLUTION = 0.5
+"""Below modularity's own 1: a pool of templates that all members share stays whole."""
 LARGE = 3
 """Components up to this many keys are families as they are; larger ones go through Leiden."""
 
@@ -41,7 +43,7 @@ def _leiden(pairs: NDArray[np.int64], weight: NDArray[np.float64], seed: int) ->
     _, found = leiden(
         edges=rows,
         starting_communities=None,
-        resolution=1.0,
+        resolution=RESOLUTION,
         randomness=0.001,
         iterations=2,
         use_modularity=True,
