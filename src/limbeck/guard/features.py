@@ -2,7 +2,7 @@
 
 Every function returns the SQL of one step; `scan.py` runs it and keeps the result. A layer is a
 way in which calls can be alike: `template` (the same skeleton, or a shared MinHash band where the
-skeleton is nobody else's), `method` (elicitation and capability through one client set-up) and
+skeleton is nobody else's), `recipe` (a template through one client set-up), `method` (elicitation and capability through one client set-up) and
 `shape` (prompt length through one client set-up) and `client` (the set-up itself), which need no
 prompts. Calls fall into two
 folds by the hash of their id: fold 0 forms cohorts, fold 1 tests them.
@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from limbeck.guard.engine import Engine
 
-Layer: TypeAlias = Literal["template", "method", "shape", "client"]
+Layer: TypeAlias = Literal["template", "recipe", "method", "shape", "client"]
 BANDS = tuple(f"band_{i}" for i in range(8))
 PLAIN = 30
 """Three points of the lexicon: a prompt that plainly asks for reasoning, a rubric or a trace."""

@@ -23,6 +23,7 @@ OPENLY = 0.8
 """Members who share one organisation to this extent are one customer's seats, said openly."""
 WHAT = {
     "template": "the same templates of prompts",
+    "recipe": "the same templates through the same client set-up",
     "method": "the same way of asking through the same client set-up",
     "shape": "the same lengths through the same client set-up",
     "client": "the same client set-up",
@@ -173,8 +174,13 @@ def taken(families: Sequence[tuple[str, int]]) -> str:
     parts = [
         f"SELECT call FROM events WHERE {columns[layer]} IN ({', '.join(map(str, keys))})"
         for layer, keys in by.items()
-        if layer != "template"
+        if layer not in ("template", "recipe")
     ]
+    if "recipe" in by:
+        chosen = ", ".join(map(str, by["recipe"]))
+        parts.append(
+            f"SELECT call FROM templated WHERE template * 1048576 + stack IN ({chosen})"  # noqa: S608
+        )
     if "template" in by:
         chosen = ", ".join(map(str, by["template"]))
         parts.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from limbeck.guard.engine import Engine
+
 
 def hits(layer: str) -> str:
     """Who called within which family how often, in both folds."""
@@ -65,3 +67,19 @@ def calm(hits: str) -> str:
     return f"""SELECT h.family, h.h1, h.pairs, h.room / (24.0 * v.days) AS room
         FROM {hits} h JOIN volumes v ON v.aid = h.aid 
         WHERE h.room >= 24.0 * v.days * $told AND h.aid % $part = 0"""
+
+
+def known(engine: Engine) -> str:
+    """What the table of accounts says, under the accounts' numbers; `signup` in spans of 3 days."""
+    day = engine.div(engine.epoch_us("a.created"), str(3 * 86_400_000_000))
+    return f"""SELECT i.aid, a.payment, {day} AS signup
+        FROM accounts a JOIN account_ids i ON i.account = a.account"""
+
+
+def kin(hits: str, column: str) -> str:
+    """The share of pairs of a family's members that have the same entry in the table of accounts."""
+    return f"""SELECT family, cast(sum(n * (n - 1)) AS double) AS same,
+            cast(sum(n) AS double) AS members
+        FROM (SELECT h.family, k.{column}, count(*) AS n FROM {hits} h JOIN known k ON k.aid = h.aid
+            WHERE h.h0 > 0 AND k.{column} IS NOT NULL GROUP BY h.family, k.{column})
+        GROUP BY family"""

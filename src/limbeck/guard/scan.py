@@ -18,12 +18,13 @@ from limbeck.guard.features import Layer
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-LEAST = 10
+LEAST = 20
 """A family of fewer accounts is not tested: too few to tell evenness from chance."""
 QUIET = 8
 """The quietest hours of the day, over all accounts."""
 SOURCES: dict[Layer, tuple[str, str]] = {
     "template": ("templated", "template"),
+    "recipe": ("templated", "template * 1048576 + stack"),
     "method": ("events", "method"),
     "shape": ("events", "shape"),
     "client": ("events", "stack"),
@@ -42,6 +43,7 @@ class Families:
     p: Floats
     z_even: Floats
     z_rest: Floats
+    clear: NDArray[np.bool_]
     named: NDArray[np.bool_]
     honest: tuple[float, float]
 
@@ -72,7 +74,7 @@ def prepare(engine: Engine) -> list[Layer]:
     counted = engine.fetch(features.hours()).to_pydict()
     calls = dict(zip(counted["hour"], counted["calls"], strict=True))
     quiet = sorted(range(24), key=lambda hour: (calls.get(hour, 0), hour))[:QUIET]
-    layers: list[Layer] = ["template", "method", "shape", "client"] if seen else ["shape", "client"]
+    layers: list[Layer] = ["template", "recipe", "method", "shape", "client"] if seen else ["shape", "client"]
     if seen:
         engine.table("shared_skeletons", features.shared_skeletons())
         engine.table("shared_bands", features.shared_bands("shared_skeletons"))
@@ -112,15 +114,18 @@ def test(engine: Engine, layer: Layer) -> Families:
         repeated = _repeated(engine, family)
         shares["client"] = _alike(engine, family)
     burst, counted = score.bursts(numbers(sums, "pairs"), numbers(sums, "room"))
+    for name in ("payment", "signup"):
+        shares[name] = _kin(engine, layer, name, family)
     against = {k: score.against_alike(v, size) for k, v in shares.items()}
     shares["bursts"] = burst
     against["bursts"] = score.below(burst, counted, score.PRIOR_BURSTS)
     z = score.below(even, clear, score.PRIOR_EVEN)
     z = np.where(repeated > REPEATED, -score.CAP, z)
     p, rest = score.verdict(score.Marks(z, against))
+    p = np.where(clear, p, 1.0)
     honest = _honest(engine, layer)
     none = np.zeros(len(family), bool)
-    return Families(layer, family, size.astype(int), even, shares, p, z, rest, none, honest)
+    return Families(layer, family, size.astype(int), even, shares, p, z, rest, clear, none, honest)
 
 
 REPEATED = 0.5
@@ -139,13 +144,20 @@ def _alike(engine: Engine, family: Ints) -> Floats:
     return looked_up(family, column(rows, "family"), share)
 
 
+def _kin(engine: Engine, layer: Layer, name: str, family: Ints) -> Floats:
+    rows = engine.fetch(marks.kin(f"hits_{layer}", name))
+    size = numbers(rows, "members")
+    share = numbers(rows, "same") / np.maximum(size * (size - 1), 1)
+    return looked_up(family, column(rows, "family"), share)
+
+
 def _honest(engine: Engine, layer: Layer) -> tuple[float, float]:
     """The beta law of users' shares over the families of a layer, each family weighing the same."""
     rows = engine.fetch(marks.shares(f"hits_{layer}"), least=LEAST)
     return score.beta_from(numbers(rows, "mean"), numbers(rows, "square"))
 
 
-def find(engine: Engine, rate: float = 0.01, say: Callable[[str], None] = lambda _: None) -> Scan:
+def find(engine: Engine, rate: float = 0.05, say: Callable[[str], None] = lambda _: None) -> Scan:
     """Everything from sketched calls (readable as `sketched`) to campaigns and accounts.
 
     Args:
@@ -156,13 +168,17 @@ def find(engine: Engine, rate: float = 0.01, say: Callable[[str], None] = lambda
     layers = prepare(engine)
     volume = engine.fetch("SELECT aid, calls FROM volumes ORDER BY aid")
     calls = column(volume, "calls")
+    engine.table("known", marks.known(engine))
     if "template" in layers:
         say("link")
         group(engine, len(calls))
     say("test")
     tested = [test(engine, layer) for layer in layers]
     p = np.concatenate([families.p for families in tested])
-    named = np.split(score.named(p, rate), np.cumsum([len(f.p) for f in tested])[:-1])
+    told = np.concatenate([families.clear for families in tested])
+    passed = np.zeros(len(p), bool)
+    passed[told] = score.named(p[told], rate)
+    named = np.split(passed, np.cumsum([len(f.p) for f in tested])[:-1])
     tested = [replace(f, named=n) for f, n in zip(tested, named, strict=True)]
     say("score")
     return _accounts(engine, tested, calls)

@@ -29,7 +29,7 @@ PRIOR_BURSTS = (1.5, 0.6)
 CAP = 6.0
 REACH = 8
 """An account with so many times the members' calls is no member."""
-EVEN, OTHER = 3.0, 1.645
+EVEN, OTHER, OTHERS = 3.0, 1.0, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def _noise(square: Floats) -> Floats:
     return 2 * np.sqrt(2 / square)
 
 
-def against_alike(value: Floats, size: Floats) -> Floats:
+def against_alike(value: Floats, size: Floats, least: float = 0.02) -> Floats:
     """How far each value lies above those of families of like size, in their spread.
 
     The spread is that of the upper quartile, which stays honest until every fourth neighbour is a
@@ -91,7 +91,7 @@ def against_alike(value: Floats, size: Floats) -> Floats:
     middle, quarter = np.quantile(windows, [0.5, 0.75], axis=1)
     start = np.clip(np.arange(len(value)) - NEIGHBOURS // 2, 0, len(windows) - 1)
     z = np.empty(len(value))
-    spread = np.maximum((quarter - middle) / 0.6745, 1e-3)
+    spread = np.maximum((quarter - middle) / 0.6745, least)
     z[order] = (ranked - middle[start]) / spread[start]
     return z
 
@@ -124,22 +124,23 @@ def below(value: Floats, clear: NDArray[np.bool_], prior: tuple[float, float]) -
     middle, spread = prior
     clean = value[clear]
     if len(clean) >= FEWEST:
-        low, half, high = np.quantile(clean, [0.25, 0.5, 0.75])
+        low, half = np.quantile(clean, [0.25, 0.5])
         middle = max(middle - 1, float(half))
-        spread = max(spread, float(max(half - low, high - half)) / 0.6745)
+        spread = max(spread, float(half - low) / 0.6745)
     return (middle - value) / spread
 
 
 def verdict(marks: Marks) -> tuple[Floats, Floats]:
     """The p-value of each family, and z of the marks besides evenness.
 
-    Division of labour (`even`) is needed, and so is something else; both are added as z. No single
-    other mark can bring it: each is cut at 3, and their sum is set against its spread.
+    Division of labour (`even`) is needed, and so is something else: the strongest other mark, at
+    Bonferroni's price. That one is cut at z = 3, so that none speaks louder than the division.
     """
     even = np.clip(marks.even, -CAP, CAP)
-    others = [np.clip(mark, -CAP / 2, CAP / 2) for mark in marks.rest.values()]
-    rest = np.sum(others, axis=0) / len(others) ** 0.5
-    p = np.asarray(stats.norm.sf((even + rest) / np.sqrt(2)))
+    others = np.stack([np.clip(mark, -CAP, OTHERS) for mark in marks.rest.values()])
+    least = np.minimum(0.5, len(others) * np.asarray(stats.norm.sf(others.max(axis=0))))
+    rest = np.asarray(stats.norm.isf(least))
+    p = both(np.asarray(stats.norm.sf(even)), least)
     return np.where((even >= EVEN) & (rest >= OTHER), p, 1.0), rest
 
 
