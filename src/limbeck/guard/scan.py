@@ -118,8 +118,8 @@ def test(engine: Engine, layer: Layer) -> Families:
         shares[name] = _kin(engine, layer, name, family)
     against = {k: score.against_alike(v, size) for k, v in shares.items()}
     shares["bursts"] = burst
-    against["bursts"] = score.below(burst, counted, score.PRIOR_BURSTS)
-    z = score.below(even, clear, score.PRIOR_EVEN)
+    against["bursts"] = score.below(burst, counted, score.PRIOR_BURSTS, size)
+    z = score.below(even, clear, score.PRIOR_EVEN, size)
     z = np.where(repeated > REPEATED, -score.CAP, z)
     p, rest = score.verdict(score.Marks(z, against))
     p = np.where(clear, p, 1.0)

@@ -21,12 +21,14 @@ NEIGHBOURS = 60
 """Families of like size whose median and spread are the null of one family."""
 FEWEST = 20
 """With fewer families than this the log is no null of its own; the prior takes their place."""
-PRIOR_EVEN = (0.4, 0.6)
-"""Median and spread of log CV² where a log says too little: activity of people is log-normal with
-sigma near 1 (CV² = e^σ² − 1 = 1.7), as in the public traces of every shared service."""
-PRIOR_BURSTS = (1.5, 0.6)
+PRIOR_EVEN = (0.4, 0.45, 3.0)
+"""Median, spread and sampling error of log CV² where a log says too little: people's activity is
+near log-normal with sigma 0.8 to 1.2 (CV² = e^σ² − 1, so 0.9 to 3.2), and the CV² of n such rates
+is estimated with an error of about 3/√n on the log scale."""
+PRIOR_BURSTS = (1.5, 0.6, 0.0)
 """The same of the log of calls within one hour over those that chance would put there."""
 CAP = 6.0
+FIRM = 0.5
 REACH = 8
 """An account with so many times the members' calls is no member."""
 EVEN, OTHER, OTHERS = 3.0, 1.0, 3.0
@@ -112,21 +114,26 @@ def bursts(pairs: Floats, room: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     return np.log(bound / np.maximum(room, 1e-9)), room >= 3
 
 
-def below(value: Floats, clear: NDArray[np.bool_], prior: tuple[float, float]) -> Floats:
-    """How far below the log's own families each value lies, in their spread.
+def below(
+    value: Floats, clear: NDArray[np.bool_], prior: tuple[float, float, float], size: Floats
+) -> Floats:
+    """How far below the log's own families each value lies, in the spread of families of its size.
 
     Args:
         value: Upper bounds, on a log scale.
         clear: Where the bound is not mostly noise; the others are no part of the null.
-        prior: Median and spread where the log has too few; the spread is never taken for smaller,
-            nor the median for more than 1 below.
+        prior: Median, spread, and the spread that sampling one account alone would add: families
+            of n members spread by sqrt(spread² + sampling²/n). However many families of a log are
+            hostile, the median is not taken for more than half a spread below, nor the spread for
+            smaller, or for more than half as large again.
+        size: Members.
     """
-    middle, spread = prior
-    clean = value[clear]
-    if len(clean) >= FEWEST:
-        low, half = np.quantile(clean, [0.25, 0.5])
-        middle = max(middle - 1, float(half))
-        spread = max(spread, float(half - low) / 0.6745)
+    middle, firm, sampling = prior
+    spread = np.sqrt(firm**2 + sampling**2 / np.maximum(size, 1))
+    if clear.sum() >= FEWEST:
+        middle = max(middle - FIRM * firm, float(np.median(value[clear])))
+        low = np.quantile(((value - middle) / spread)[clear], 0.25)
+        spread = spread * float(np.clip(-low / 0.6745, 1, 1.5))
     return (middle - value) / spread
 
 
