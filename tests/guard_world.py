@@ -106,7 +106,9 @@ def habits(rng: np.random.Generator, base: dict, accounts: int, tools: int = 30)
     base["network"][campus] = 7
 
 
-def hostile(rng: np.random.Generator, base: dict, campaign: Campaign, first: int, days: int, tag: int):
+def hostile(
+    rng: np.random.Generator, base: dict, campaign: Campaign, first: int, days: int, tag: int
+):
     """Accounts that look honest in their cover, and share out one work-list in the rest."""
     cover = honest(rng, campaign.accounts, days, campaign.calls * 1.2)
     volume = rng.poisson(campaign.calls, campaign.accounts).clip(1)
@@ -202,7 +204,9 @@ def write(table: pa.Table, folder: Path) -> None:
     for one in day.unique().to_pylist():
         place = folder / f"day={one}"
         place.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.filter(pa.compute.equal(day, pa.scalar(one))), place / "part-0.parquet")
+        pq.write_table(
+            table.filter(pa.compute.equal(day, pa.scalar(one))), place / "part-0.parquet"
+        )
 
 
 def _zipf(rng: np.random.Generator, kinds: int, n: int, power: float) -> np.ndarray:

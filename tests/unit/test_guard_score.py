@@ -93,7 +93,9 @@ def test_edges_are_few_under_the_null_and_found_where_planted() -> None:
             for other in keys[i + 1 :]:
                 counts[one, other] = counts.get((one, other), 0) + 1
     pairs = [(one, other, n) for (one, other), n in counts.items() if n >= 2]
-    table = pa.table(dict(zip(("one", "other", "both"), map(list, zip(*pairs, strict=True)), strict=True)))
+    table = pa.table(
+        dict(zip(("one", "other", "both"), map(list, zip(*pairs, strict=True)), strict=True))
+    )
     found = link.edges(table, pa.table({"aid": votes[0], "key": votes[1]}))
     inside = (found.one >= 120) & (found.other >= 120)
     assert inside.sum() > 40

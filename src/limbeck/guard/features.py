@@ -1,11 +1,15 @@
 """SQL that turns sketched calls into who-uses-what: one integer key a call in each layer.
 
 Every function returns the SQL of one step; `scan.py` runs it and keeps the result. A layer is a
-way in which calls can be alike: `template` (the same skeleton, or a shared MinHash band where the
-skeleton is nobody else's), `recipe` (a template through one client set-up), `method` (elicitation and capability through one client set-up) and
-`shape` (prompt length through one client set-up) and `client` (the set-up itself), which need no
-prompts. Calls fall into two
-folds by the hash of their id: fold 0 forms cohorts, fold 1 tests them.
+way in which calls can be alike:
+
+- `template`: the same skeleton, or a shared MinHash band where the skeleton is nobody else's;
+- `recipe`: a template through one client set-up;
+- `method`: elicitation and capability through one client set-up;
+- `shape`: prompt length through one client set-up, which needs no prompts;
+- `client`: the set-up itself, which needs none either.
+
+Calls fall into two folds by the hash of their id: fold 0 forms cohorts, fold 1 tests them.
 """
 
 from __future__ import annotations

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from limbeck.errors import InputError
 from limbeck.files import whole_file, write_text
+from limbeck.guard.arrow import pa, pq
 from limbeck.guard.engine import Engine
 from limbeck.guard.scan import FLAG, Families, Scan, column, keep
 from limbeck.guard.schema import CAPABILITIES
@@ -56,7 +55,7 @@ def write(engine: Engine, scan: Scan, out: Path, price: Price) -> dict[str, Any]
         }
     )
     with whole_file(out / "accounts.parquet") as part:
-        pq.write_table(table, part)  # pyright: ignore[reportUnknownMemberType]
+        pq.write_table(table, part)
     document = {
         "version": VERSION,
         "accounts": len(names),
@@ -84,7 +83,7 @@ def explain(out: Path, account: str) -> dict[str, Any]:
     path = out / "accounts.parquet"
     if not path.exists():
         raise InputError(f"{out} holds no scan; first: limbeck guard scan CALLS --out {out}")
-    rows = pq.read_table(path, filters=[("account", "=", account)]).to_pylist()  # pyright: ignore[reportUnknownMemberType]
+    rows = pq.read_table(path, filters=[("account", "=", account)]).to_pylist()
     if not rows:
         raise InputError(f"The scan in {out} saw no account {account}")
     row: dict[str, Any] = rows[0]
@@ -179,7 +178,7 @@ def taken(families: Sequence[tuple[str, int]]) -> str:
     if "recipe" in by:
         chosen = ", ".join(map(str, by["recipe"]))
         parts.append(
-            f"SELECT call FROM templated WHERE template * 1048576 + stack IN ({chosen})"  # noqa: S608
+            f"SELECT call FROM templated WHERE template * 1048576 + stack IN ({chosen})"
         )
     if "template" in by:
         chosen = ", ".join(map(str, by["template"]))
@@ -201,7 +200,7 @@ def _timeline(engine: Engine) -> list[dict[str, Any]]:
     day = engine.div("hour", "24")
     rows = engine.fetch(
         f"""SELECT {day} AS day, count(*) AS calls, count(DISTINCT aid) AS accounts
-        FROM taken GROUP BY 1 ORDER BY 1"""  # noqa: S608
+        FROM taken GROUP BY 1 ORDER BY 1"""
     ).to_pylist()
     return [row | {"day": str(np.datetime64(int(row["day"]), "D"))} for row in rows]
 
@@ -230,7 +229,9 @@ def _evidence(
 ) -> dict[str, dict[str, Any]]:
     told: dict[str, dict[str, Any]] = {}
     for one in scan.layers:
-        mine = np.flatnonzero(np.isin(one.family, [f for layer, f in families if layer == one.layer]))
+        mine = np.flatnonzero(
+            np.isin(one.family, [f for layer, f in families if layer == one.layer])
+        )
         if not len(mine):
             continue
         best = mine[int(one.p[mine].argmin())]
@@ -240,7 +241,10 @@ def _evidence(
             "p_value": float(one.p[best]),
             "cv2_of_members": round(float(np.exp(one.even[best])), 4),
             "marks": {name: round(float(mark[best]), 4) for name, mark in one.rest.items()},
-            "z": {"even": round(float(one.z_even[best]), 2), "rest": round(float(one.z_rest[best]), 2)},
+            "z": {
+                "even": round(float(one.z_even[best]), 2),
+                "rest": round(float(one.z_rest[best]), 2),
+            },
             "members": int((scan.evidence[one.layer] <= FLAG)[scan.campaign == number].sum()),
         }
     return told
@@ -281,7 +285,7 @@ def _largest(engine: Engine, name: str) -> float:
     rows = engine.fetch(
         f"""SELECT count(*) AS n FROM accounts a JOIN account_ids i ON i.account = a.account
         JOIN members m ON m.aid = i.aid WHERE a.{name} IS NOT NULL GROUP BY a.{name}
-        ORDER BY 1 DESC LIMIT 1"""  # noqa: S608
+        ORDER BY 1 DESC LIMIT 1"""
     )
     size = int(engine.fetch("SELECT count(*) AS n FROM members")["n"][0].as_py())
     return round(rows["n"][0].as_py() / max(1, size), 4) if rows.num_rows else 0.0

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import stats
+
+from limbeck.guard.arrow import Table
 
 HUB = 0.05
 """A template that more than this share of accounts use links nothing: it is tested by itself."""
@@ -47,7 +48,7 @@ class Edges:
     weight: NDArray[np.float64]
 
 
-def edges(pairs: pa.Table, votes: pa.Table, rate: float = 0.01) -> Edges:
+def edges(pairs: Table, votes: Table, rate: float = 0.01) -> Edges:
     """The pairs whose co-use beats the null that keeps popularity, at a false discovery rate.
 
     Under the configuration model, which keeps how many accounts use a template and how many
@@ -83,5 +84,5 @@ def benjamini_hochberg(
     return kept
 
 
-def _ints(table: pa.Table, name: str) -> NDArray[np.int64]:
+def _ints(table: Table, name: str) -> NDArray[np.int64]:
     return table[name].to_numpy().astype(np.int64)

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from limbeck.guard.arrow import Schema, Table, pa, pq
 from limbeck.guard import cohorts, features, link, marks, score
 from limbeck.guard.engine import Engine
 from limbeck.guard.features import Layer
@@ -74,7 +73,9 @@ def prepare(engine: Engine) -> list[Layer]:
     counted = engine.fetch(features.hours()).to_pydict()
     calls = dict(zip(counted["hour"], counted["calls"], strict=True))
     quiet = sorted(range(24), key=lambda hour: (calls.get(hour, 0), hour))[:QUIET]
-    layers: list[Layer] = ["template", "recipe", "method", "shape", "client"] if seen else ["shape", "client"]
+    layers: list[Layer] = (
+        ["template", "recipe", "method", "shape", "client"] if seen else ["shape", "client"]
+    )
     if seen:
         engine.table("shared_skeletons", features.shared_skeletons())
         engine.table("shared_bands", features.shared_bands("shared_skeletons"))
@@ -224,7 +225,7 @@ def _members(engine: Engine, families: Families, place: int, calls: Ints, tests:
     """p-values of all accounts as members of one named family: how many calls, and how spread."""
     rows = engine.fetch(
         f"""SELECT h.aid, h.h0 + h.h1 AS hits, h.h1, h.pairs, h.room / (24.0 * v.days) AS room
-        FROM hits_{families.layer} h JOIN volumes v ON v.aid = h.aid WHERE family = $family""",  # noqa: S608
+        FROM hits_{families.layer} h JOIN volumes v ON v.aid = h.aid WHERE family = $family""",
         family=int(families.family[place]),
     )
     aid, late = column(rows, "aid"), column(rows, "h1")
@@ -248,14 +249,14 @@ FLAG = 1e-4
 """An account is flagged at this p-value, within a named campaign."""
 
 
-def column(table: pa.Table, name: str) -> Ints:
+def column(table: Table, name: str) -> Ints:
     """A column of integers."""
-    return cast(Any, table[name]).to_numpy().astype(np.int64)
+    return table[name].to_numpy().astype(np.int64)
 
 
-def numbers(table: pa.Table, name: str) -> Floats:
+def numbers(table: Table, name: str) -> Floats:
     """A column of floats."""
-    return cast(Any, table[name]).to_numpy().astype(np.float64)
+    return table[name].to_numpy().astype(np.float64)
 
 
 def looked_up(wanted: Ints, keys: Ints, values: Floats) -> Floats:
@@ -268,9 +269,9 @@ def looked_up(wanted: Ints, keys: Ints, values: Floats) -> Floats:
 
 
 def keep(
-    engine: Engine, name: str, columns: dict[str, Any], schema: pa.Schema | None = None
+    engine: Engine, name: str, columns: dict[str, Any], schema: Schema | None = None
 ) -> None:
     """Make a small table readable in SQL as `name`."""
     path = engine.work / f"{name}.parquet"
-    pq.write_table(pa.table(columns, schema=schema), path)  # pyright: ignore[reportUnknownMemberType]
+    pq.write_table(pa.table(columns, schema=schema), path)
     engine.read(name, [path])
