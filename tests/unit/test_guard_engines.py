@@ -43,7 +43,9 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Kind, Eng
     file.parent.mkdir()
     pq.write_table(calls, file)
     kinds: tuple[Kind, ...] = ("duckdb", "spark")
-    opened = {kind: Engine.open(work / kind, kind=kind, memory="1GB", threads=2) for kind in kinds}
+    opened: dict[Kind, Engine] = {
+        kind: Engine.open(work / kind, kind=kind, memory="1GB", threads=2) for kind in kinds
+    }
     for engine in opened.values():
         engine.read("calls", [file])
     yield opened
@@ -83,6 +85,7 @@ def test_steps_and_parameters(engines: dict[Kind, Engine]):
 
 
 def test_sketches_are_the_same_in_spark(engines: dict[Kind, Engine]):
+    pytest.importorskip("pandas")  # which pyspark wants for mapInArrow
     from limbeck.guard import spark
 
     engine = engines["spark"]

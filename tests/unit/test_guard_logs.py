@@ -15,10 +15,12 @@ import pytest
 
 from limbeck.errors import InputError
 from limbeck.guard import state
-from limbeck.guard.logs import files, ingest
+from limbeck.guard.commands import app
+from limbeck.guard.logs import ingest
 from limbeck.guard.readers.source import Source
 from limbeck.guard.schema import ACCOUNTS, CALLS, SKETCHED
 from limbeck.guard.sketch import sketch
+from limbeck.guard.state import files
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 BAD = "x'); DROP TABLE calls; --\" ${a}"
@@ -328,3 +330,11 @@ def test_templates_that_three_accounts_share_are_sampled(tmp_path: Path):
 
 def test_the_canonical_schemas_agree():
     assert set(SKETCHED.names) > set(CALLS.names) - {"prompt"} and "prompt" not in SKETCHED.names
+
+
+def test_the_command_prints_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = jsonl(tmp_path / "calls.jsonl", [call(1), call(2, account="")])
+    words = ["ingest", str(path), "--out", str(tmp_path / "state"), "--json"]
+    app(words, result_action="return_none")
+    told = json.loads(capsys.readouterr().out)
+    assert told["calls"] == 1 and told["logs"][0]["refused"] == {"account is missing": 1}

@@ -34,9 +34,9 @@ def bands(row: dict[str, Any]) -> list[int]:
     [
         ("Solve step by step: how many apples has Tom?", "Solve step by step: what is 3 + 9?"),
         ("Explain the idea of entropy to a boy.", "Explain the idea of love to a boy."),
-        ("Solve this problem. Show all steps.\nTom eats.", "Solve this problem. Show all steps.\nHi"),
+        ("Solve this problem. Show all steps.\nTom.", "Solve this problem. Show all steps.\nHi"),
         ("The sky is red.\n\nThink step by step", "Cats sleep.\n\nThink step by step"),
-        ("Rate this answer on a scale of 1 to 10:\nfo", "Rate this answer on a scale of 1 to 5:\nb"),
+        ("Rate this answer on a scale of 1 to 9:\nfo", "Rate this answer on a scale of 1 to 5:\n"),
         ("请逐步解答下面的问题：小明有三个苹果", "请逐步解答下面的问题：树上有五只鸟"),
         ("Traduce el siguiente texto: me gusta", "Traduce el siguiente texto: la casa"),
         ('Translate this sentence to French: "Hi"', 'Translate this sentence to French: "No, I"'),

@@ -46,7 +46,6 @@ class _Done:
 
     checked: Checked
     sketched: Table
-    bad: int
     skipped: int
     cut: int
 
@@ -84,11 +83,6 @@ def ingest(
     for line in told["said"]:
         say(f"{'ingest':>9}  {line}")
     return told
-
-
-def files(out: Path) -> list[Path]:
-    """The sketched files of a state folder, day by day."""
-    return state.files(out)
 
 
 def _before(out: Path) -> dict[str, Any]:
@@ -185,8 +179,8 @@ def _one(block: Block, now: datetime | None) -> tuple[_Done, Table]:
     columns |= {name: made[name] for name in made.schema.names}
     sketched = pa.table(columns, schema=SKETCHED)
     cut = pc.sum(pc.greater(pc.binary_length(prompts), LONGEST)).as_py() or 0
-    whole = Checked(calls, refused, checked.naive)
-    return _Done(whole, sketched, len(block.bad), block.skipped, cut), calls
+    done = _Done(Checked(calls, refused, checked.naive), sketched, block.skipped, cut)
+    return done, calls
 
 
 def _hashes(ids: Array) -> Any:

@@ -42,14 +42,17 @@ def sketch(prompts: Array) -> Batch:
     `chars`: characters of the whole prompt, though at most `words.LONGEST` bytes are read.
     """
     texts, valid, chars = _texts(prompts)
-    rows = len(texts)
+    rows = len(valid)
     offsets, data = buffers(texts)
-    columns = {field.name: np.zeros(rows, field.type.to_pandas_dtype()) for field in SKETCH}
+    columns: dict[str, Any] = {
+        field.name: np.zeros(rows, field.type.to_pandas_dtype()) for field in SKETCH
+    }
     columns["chars"][:] = chars
     wordy = np.zeros(rows, np.bool_)
     at = 0
     while at < rows:
-        end = int(np.searchsorted(offsets, offsets[at] + CHUNK_BYTES, "right")) - 1
+        limit = offsets[at : at + 1] + CHUNK_BYTES
+        end = int(np.searchsorted(offsets, limit, "right")[0]) - 1
         end = min(max(end, at + 1), rows)
         bounds = offsets[at : end + 1] - offsets[at]
         _chunk(split(data[offsets[at] : offsets[end]], bounds), columns, slice(at, end), wordy)

@@ -21,6 +21,8 @@ from limbeck.guard.engine import Engine, Kind, Value
 from limbeck.guard.schema import SKETCH
 from limbeck.guard.sketch import sketch
 
+SIGNED = pa.schema([f.with_type(pa.int16()) if f.type == pa.uint8() else f for f in SKETCH])
+"""Spark knows no unsigned bytes; it reads those in Parquet as short integers too."""
 PARAMETER = re.compile(r"\$([a-z_][a-z0-9_]*)")
 
 
@@ -73,10 +75,12 @@ class Spark(Engine):
 
 def sketched(calls: Any) -> Any:
     """A Spark frame of calls with `prompt` replaced by the columns of `schema.SKETCH`."""
-    from pyspark.sql.pandas.types import from_arrow_schema
+    from pyspark.sql.pandas.types import (
+        from_arrow_schema,  # pyright: ignore[reportUnknownVariableType]
+    )
 
     kept = [name for name in calls.columns if name != "prompt"]
-    fields = calls.select(kept).schema.fields + from_arrow_schema(SKETCH).fields
+    fields = calls.select(kept).schema.fields + from_arrow_schema(SIGNED).fields
     return calls.mapInArrow(_sketch_batches, type(calls.schema)(fields))
 
 
@@ -84,8 +88,10 @@ def _sketch_batches(batches: Iterator[Any]) -> Iterator[Any]:
     for batch in batches:
         made = sketch(batch["prompt"])
         left = batch.drop_columns(["prompt"])
-        names = [*left.schema.names, *made.schema.names]
-        yield pa.RecordBatch.from_arrays([*left.columns, *made.columns], names)
+        columns = [made[field.name].cast(field.type) for field in SIGNED]
+        yield pa.RecordBatch.from_arrays(
+            [*left.columns, *columns], [*left.schema.names, *SIGNED.names]
+        )
 
 
 def _local(work: Path, memory: str, threads: int) -> Any:

@@ -128,7 +128,8 @@ def _rows(
     wanted = [name for name in schema.names if name in table.names]
     missing = [name for name in required if name not in wanted and name not in table.said]
     if missing:
-        has = ", ".join(table.names) or "no columns"
+        known = [name for name in table.names if name.isprintable()]
+        has = ", ".join(known)[:300] or "none that can be read"
         raise InputError(f"{table.shown} lacks the column {', '.join(missing)}; it has {has}")
     for block in table.read(wanted):
         columns = block.columns

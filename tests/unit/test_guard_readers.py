@@ -1,0 +1,268 @@
+"""Logs of other houses: OpenTelemetry, LiteLLM, Postgres; and pseudonyms before any of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from limbeck.errors import InputError, ServiceError
+from limbeck.guard import pseudonyms
+from limbeck.guard.logs import ingest
+from limbeck.guard.readers import postgres
+from limbeck.guard.readers.block import text_of
+from limbeck.guard.readers.source import Source
+from limbeck.guard.sketch import sketch
+from limbeck.guard.state import files
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+KEY = b"a secret of more than sixteen bytes"
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": [{"type": "text", "text": "And 3?"}, {"type": "image_url"}]},
+]
+ASKED = "Be brief.\nWhat is 2 + 2?\nAnd 3?"
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    tables = [pq.ParquetFile(path).read() for path in files(out)]
+    return pa.concat_tables(tables).sort_by("call_id").to_pylist()
+
+
+def exact(text: str) -> int:
+    return sketch(pa.array([text])).to_pylist()[0]["exact"]
+
+
+def attribute(key: str, value: Any) -> dict[str, Any]:
+    kinds = {bool: "boolValue", int: "intValue", float: "doubleValue", str: "stringValue"}
+    said = str(value) if type(value) is int else value  # whole numbers are text in OTLP JSON
+    return {"key": key, "value": {kinds[type(value)]: said}}
+
+
+def span(number: int, **attributes: Any) -> dict[str, Any]:
+    told = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "large",
+        "gen_ai.usage.input_tokens": 17,
+        "gen_ai.usage.output_tokens": 5,
+        "user.id": "u1",
+    } | {name.replace("__", "."): value for name, value in attributes.items()}
+    return {
+        "traceId": f"{number:032x}",
+        "spanId": f"{number:016x}",
+        "name": "chat large",
+        "startTimeUnixNano": str(1_770_000_000_123_456_789 + number),
+        "attributes": [attribute(key, value) for key, value in told.items() if value is not None],
+    }
+
+
+def otlp(*spans: dict[str, Any]) -> dict[str, Any]:
+    resource = {"attributes": [attribute("enduser.id", "tenant"), attribute("service.name", "api")]}
+    scopes = [{"scope": {"name": "x"}, "spans": list(spans)}]
+    return {"resourceSpans": [{"resource": resource, "scopeSpans": scopes}]}
+
+
+def spans() -> list[dict[str, Any]]:
+    parts = [{"role": "user", "parts": [{"type": "text", "content": ASKED}]}]
+    return [
+        span(
+            1,
+            gen_ai__input__messages=json.dumps(parts),
+            gen_ai__request__temperature=0.25,
+            gen_ai__request__max_tokens=99,
+            gen_ai__request__stream=True,
+            gen_ai__conversation__id="s",
+            client__address="192.0.2.1",
+            user_agent__original="curl",
+        ),
+        span(2, user__id=None, gen_ai__prompt=ASKED),
+        span(3, gen_ai__operation__name="execute_tool"),
+        {"traceId": "0", "spanId": "1", "name": "GET /", "startTimeUnixNano": "1"},
+        span(4, gen_ai__usage__input_tokens=None),
+    ]
+
+
+@pytest.mark.parametrize("form", ["lines", "document", "indented"])
+def test_spans_of_opentelemetry(tmp_path: Path, form: str):
+    lines = [otlp(*spans()[:2]), otlp(*spans()[2:])]
+    path = tmp_path / ("spans.jsonl" if form == "lines" else "spans.json")
+    documents = lines if form == "lines" else [otlp(*spans())]
+    indent = 1 if form == "indented" else None
+    path.write_text("\n".join(json.dumps(one, indent=indent) for one in documents))
+    told = ingest(Source(str(path)), tmp_path / "state", now=NOW)
+    log = told["logs"][0]
+    assert (log["read"], log["kept"], log["not calls"]) == (3, 2, 2)
+    assert log["refused"] == {"tokens_in is missing": 1}
+    one, two = read(tmp_path / "state")
+    assert one["call_id"] == f"{1:032x}:{1:016x}" and one["account"] == "u1"
+    assert two["account"] == "tenant" and two["exact"] == one["exact"] == exact(ASKED)
+    assert one["time"] == datetime(2026, 2, 2, 2, 40, 0, 123456, tzinfo=UTC)
+    assert (one["tokens_in"], one["tokens_out"], one["max_tokens"]) == (17, 5, 99)
+    assert (one["temperature"], one["stream"], one["session"]) == (0.25, True, "s")
+    assert (one["network"], one["client"]) == ("192.0.2.1", "curl")
+
+
+def test_an_attribute_of_the_users_names_the_account(tmp_path: Path):
+    path = tmp_path / "spans.jsonl"
+    path.write_text(json.dumps(otlp(span(1, key__hash="k"))))
+    ingest(Source(str(path), account="key.hash"), tmp_path / "state", now=NOW)
+    assert read(tmp_path / "state")[0]["account"] == "k"
+
+
+def test_spans_that_are_broken(tmp_path: Path):
+    path = tmp_path / "spans.json"
+    path.write_text('{"resourceSpans": [')
+    with pytest.raises(InputError, match="neither one JSON document"):
+        ingest(Source(str(path)), tmp_path / "state", now=NOW)
+    odd: list[Any] = [
+        otlp(span(1)),
+        3,
+        {"resourceSpans": [7, {"scopeSpans": [{"spans": [None, {}]}]}]},
+    ]
+    path = tmp_path / "odd.jsonl"
+    path.write_text("\n".join(map(json.dumps, odd)))
+    told = ingest(Source(str(path)), tmp_path / "two", now=NOW)
+    assert told["calls"] == 1 and told["logs"][0]["refused"] == {"line 2: no JSON object": 1}
+
+
+def spend(number: int, **other: Any) -> dict[str, Any]:
+    return {
+        "request_id": f"r{number}",
+        "api_key": "hash1",
+        "user": "u",
+        "startTime": "2026-02-03T04:05:06.789000",
+        "endTime": "2026-02-03T04:05:08",
+        "model": "provider/large",
+        "model_group": "large",
+        "prompt_tokens": 7,
+        "completion_tokens": 8,
+        "requester_ip_address": "192.0.2.1",
+        "session_id": "",
+        "messages": {},
+        "proxy_server_request": {},
+    } | other
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_spend_logs_of_litellm(tmp_path: Path, form: str):
+    request = {"temperature": 0.5, "max_tokens": 64, "stream": True, "messages": MESSAGES}
+    rows = [
+        spend(1, messages=MESSAGES),
+        spend(2, api_key="", proxy_server_request=request),
+        spend(3, model_group=""),
+    ]
+    path = tmp_path / f"spend.{form}"
+    if form == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        flat = [
+            {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()}
+            for row in rows
+        ]
+        if form == "parquet":
+            pq.write_table(pa.Table.from_pylist(flat), path)
+        else:
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(flat[0]))
+                writer.writeheader()
+                writer.writerows(flat)
+    told = ingest(Source(str(path)), tmp_path / "state", now=NOW)
+    assert told["with_prompt"] == 2 and told["logs"][0]["without zone"] == 3
+    one, two, three = read(tmp_path / "state")
+    assert one["exact"] == two["exact"] == exact(ASKED) and three["exact"] is None
+    assert [row["account"] for row in (one, two, three)] == ["hash1", "u", "hash1"]
+    assert [row["model"] for row in (one, two, three)] == ["large", "large", "provider/large"]
+    assert (two["temperature"], two["max_tokens"], two["stream"]) == (0.5, 64, True)
+    assert one["session"] is None and one["network"] == "192.0.2.1" and one["temperature"] is None
+    by_user = Source(str(path), account="user")
+    ingest(by_user, tmp_path / "users", now=NOW)
+    assert {row["account"] for row in read(tmp_path / "users")} == {"u"}
+    with pytest.raises(InputError, match="no column 'team'"):
+        ingest(Source(str(path), account="team"), tmp_path / "teams", now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        (MESSAGES, ASKED),
+        (json.dumps(MESSAGES), ASKED),
+        ("[not json", "[not json"),
+        ("{}", None),
+        ("", None),
+        (None, None),
+        ([], None),
+        (7, None),
+        (["a", {"content": None}, {"role": "user", "parts": ["b", 3]}], "a\nb"),
+    ],
+)
+def test_text_of_messages(messages: Any, text: str | None):
+    assert text_of(messages) == text
+
+
+def test_a_postgres_address():
+    address, shown, names = postgres.parts(
+        "postgres://me:pw'@host:5433/db?sslmode=require&table=a.b\"c"
+    )
+    assert address == "postgres://me:pw'@host:5433/db?sslmode=require"
+    assert "pw" not in shown and names == ["a", 'b"c']
+    assert postgres.parts("postgresql://host/db?table=calls")[2] == ["public", "calls"]
+    with pytest.raises(InputError, match="table=calls"):
+        postgres.parts("postgres://host/db")
+
+
+def test_quoted_names_are_names():
+    odd = 'a"; DROP TABLE t; --'
+    connection = duckdb.connect()
+    connection.execute(f"CREATE TABLE t ({postgres.quoted(odd)} INTEGER)")
+    assert connection.sql("SELECT * FROM t").columns == [odd]
+
+
+def test_a_postgres_that_cannot_be_reached_is_named_without_its_password(tmp_path: Path):
+    source = "postgres://me:hunter2@127.0.0.1:1/db?table=calls"
+    with pytest.raises(ServiceError) as caught:
+        ingest(Source(source), tmp_path / "state", now=NOW)
+    assert "hunter2" not in str(caught.value) and "ostgres" in str(caught.value)
+
+
+def test_pseudonyms(tmp_path: Path):
+    rows = [
+        {"account": f"a{n}", "payment": p, "mail": p}
+        for n, p in enumerate(["Card 1", " card 1", "card 2", None])
+    ]
+    path = tmp_path / "accounts.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    counts = pseudonyms.pseudonymise(path, ["payment", "mail"], tmp_path / "out.parquet", KEY)
+    told = pq.read_table(tmp_path / "out.parquet").to_pydict()
+    assert counts == {"payment": 3, "mail": 3} and told["account"] == ["a0", "a1", "a2", "a3"]
+    one, two, three, none = told["payment"]
+    assert one == two != three and none is None and len(one) == 32
+    assert told["mail"][0] != one
+    pseudonyms.pseudonymise(path, ["payment"], tmp_path / "other.parquet", KEY + b"!")
+    other = pq.read_table(tmp_path / "other.parquet").to_pydict()
+    assert other["payment"][0] != one and other["mail"] == ["Card 1", " card 1", "card 2", None]
+
+
+def test_pseudonyms_need_a_secret_and_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv(pseudonyms.SALT, raising=False)
+    with pytest.raises(InputError, match=pseudonyms.SALT):
+        pseudonyms.salt()
+    monkeypatch.setenv(pseudonyms.SALT, "short")
+    with pytest.raises(InputError) as caught:
+        pseudonyms.salt()
+    assert "short" not in str(caught.value)
+    path = tmp_path / "a.csv"
+    path.write_text("account,payment\na,b\nc\n")
+    with pytest.raises(InputError, match="no column card"):
+        pseudonyms.pseudonymise(path, ["card"], tmp_path / "o.parquet", KEY)
+    with pytest.raises(InputError, match="row 2"):
+        pseudonyms.pseudonymise(path, ["payment"], tmp_path / "o.parquet", KEY)
+    assert not (tmp_path / "o.parquet").exists()
