@@ -10,7 +10,7 @@ PIP_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -q install --no-compile $(PIP_ARGS)
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-train lock clean
+.PHONY: help demo test check bench bench-train bench-guard lock clean
 help:           ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -33,6 +33,10 @@ bench-train: $(VENV)/.dev  ## the training step beside TRL and Liger; ROWS=dolly
 	@$(PIP_INSTALL) -c constraints.txt trl==1.16.0
 	@$(PIP_INSTALL) --no-deps liger-kernel
 	$(BIN)/python benchmarks/train.py --rows $(ROWS)
+
+bench-guard: $(VENV)/.dev  ## guard on simulated campaigns, beside detectors of single accounts
+	@$(PIP_INSTALL) -c constraints.txt scikit-learn==1.9.1
+	$(BIN)/python benchmarks/guard.py
 
 lock: $(VENV)/.dev   ## pin the versions that are installed now
 	@echo '# Every version, pinned. `make lock` rewrites it.' > constraints.txt

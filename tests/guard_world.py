@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+
+from limbeck.guard.arrow import Table, pa, pc, pq
 
 DAY = 86_400
 COLUMNS = ("account", "time", "skeleton", "family", "exact", "stack", "network", "capability")
@@ -158,7 +158,7 @@ def world(seed: int, accounts: int, campaigns: list[Campaign], days: int = 7, ca
     return _table(rng, joined), np.concatenate(truth)
 
 
-def _table(rng: np.random.Generator, calls: dict) -> pa.Table:
+def _table(rng: np.random.Generator, calls: dict) -> Table:
     n = len(calls["account"])
     stack = np.random.default_rng(1).integers(0, [4, 6, 7, 2, 2], (400, 5))
     of = stack[calls["stack"] % 400]
@@ -198,15 +198,13 @@ def _table(rng: np.random.Generator, calls: dict) -> pa.Table:
     return pa.table(columns)
 
 
-def write(table: pa.Table, folder: Path) -> None:
+def write(table: Table, folder: Path) -> None:
     """As the state folder keeps it, a folder a day."""
     day = table["time"].cast(pa.date32())
     for one in day.unique().to_pylist():
         place = folder / f"day={one}"
         place.mkdir(parents=True, exist_ok=True)
-        pq.write_table(
-            table.filter(pa.compute.equal(day, pa.scalar(one))), place / "part-0.parquet"
-        )
+        pq.write_table(table.filter(pc.equal(day, pa.scalar(one))), place / "part-0.parquet")
 
 
 def _zipf(rng: np.random.Generator, kinds: int, n: int, power: float) -> np.ndarray:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from limbeck.guard.simulate import Attack, Plan, shapes, simulate
+from limbeck.guard.simulate import Attack, Plan, campaign, shapes, simulate
+from limbeck.guard.simulate.honest import kinds
 from limbeck.guard.simulate.keys import below, fraction, key_of, mix, spelt, stream
 from limbeck.guard.simulate.text import grammar
 
@@ -218,11 +219,12 @@ def auc(ours: list[dict], theirs: list[dict]) -> float:
     return float(u / (len(scores[0]) * len(scores[1])))
 
 
-def test_cover_cannot_be_told_from_honest_calls_one_at_a_time_and_work_can(tmp_path):
+def test_cover_cannot_be_told_from_honest_calls_one_at_a_time_and_work_can(tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "COVER", ("people",))  # so that both are of one kind
     attack = Attack("a", accounts=700, per_day=10, cover=0.6, residential=1, sticky=1, wordings=0)
     plan = Plan(accounts=2_000, days=2, attacks=(attack,), truth_calls=True, seed=3)
-    simulate(replace(plan, without=tuple("campus company evaluation hackathon judge labeller "
-             "open-tool release-rush reseller single-bot".split())), tmp_path / "out")  # fmt: skip
+    others = tuple(kind.NAME for kind in kinds() if kind.NAME != "people")
+    simulate(replace(plan, without=others), tmp_path / "out")
     rows = calls_of(tmp_path / "out").to_pylist()
     kept: Counter[tuple[str, bool]] = Counter()
     groups: dict[str, list[dict]] = {"honest": [], "cover": [], "work": []}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
+from limbeck.guard.arrow import csgraph, sparse
 from limbeck.guard.link import Edges
 
 RESOLUTION = 0.5
@@ -24,7 +25,7 @@ def families(keys: NDArray[np.int64], edges: Edges, seed: int = 0) -> NDArray[np
     position = np.searchsorted(keys, np.stack([edges.one, edges.other]))
     n = len(keys)
     graph = sparse.coo_matrix((edges.weight, (position[0], position[1])), shape=(n, n))
-    _, component = connected_components(graph, directed=False)
+    _, component = csgraph.connected_components(graph, directed=False)
     family = component.astype(np.int64)
     large = np.bincount(component)[component[position[0]]] > LARGE
     if large.any():
@@ -35,12 +36,14 @@ def families(keys: NDArray[np.int64], edges: Edges, seed: int = 0) -> NDArray[np
 
 
 def _leiden(pairs: NDArray[np.int64], weight: NDArray[np.float64], seed: int) -> dict[int, int]:
-    from graspologic_native import leiden
+    import graspologic_native  # pyright: ignore[reportMissingTypeStubs]
+
+    native: Any = graspologic_native
 
     rows = [
         (str(a), str(b), float(w)) for a, b, w in zip(*pairs.tolist(), weight.tolist(), strict=True)
     ]
-    _, found = leiden(
+    _, found = native.leiden(
         edges=rows,
         starting_communities=None,
         resolution=RESOLUTION,
@@ -62,7 +65,9 @@ def merged(members: list[NDArray[np.bool_]]) -> NDArray[np.int64]:
     both = (sets @ sets.T).toarray()
     size = np.maximum(both.diagonal(), 1)
     joined = 2 * both >= np.minimum(size[:, None], size[None, :])
-    return connected_components(sparse.csr_matrix(joined), directed=False)[1].astype(np.int64)
+    return csgraph.connected_components(sparse.csr_matrix(joined), directed=False)[1].astype(
+        np.int64
+    )
 
 
 def peeled(members: list[NDArray[np.bool_]], least: float = 0.02) -> list[int]:

@@ -56,7 +56,7 @@ def write(engine: Engine, scan: Scan, out: Path, price: Price) -> dict[str, Any]
     )
     with whole_file(out / "accounts.parquet") as part:
         pq.write_table(table, part)
-    document = {
+    document: dict[str, Any] = {
         "version": VERSION,
         "accounts": len(names),
         "calls": int(engine.fetch("SELECT sum(calls) AS n FROM volumes")["n"][0].as_py() or 0),
@@ -135,7 +135,7 @@ def _tested(families: Families) -> dict[str, int]:
 
 def _campaign(engine: Engine, scan: Scan, number: int, price: Price) -> dict[str, Any]:
     members = np.flatnonzero(scan.campaign == number)
-    keep(engine, "members", {"aid": members.astype(np.int32)})
+    keep(engine, "members", pa.table({"aid": members.astype(np.int32)}))
     families = [key for key, campaign in scan.keys.items() if campaign == number]
     engine.table("taken", taken(families))
     total = engine.fetch(
@@ -177,9 +177,7 @@ def taken(families: Sequence[tuple[str, int]]) -> str:
     ]
     if "recipe" in by:
         chosen = ", ".join(map(str, by["recipe"]))
-        parts.append(
-            f"SELECT call FROM templated WHERE template * 1048576 + stack IN ({chosen})"
-        )
+        parts.append(f"SELECT call FROM templated WHERE template * 1048576 + stack IN ({chosen})")
     if "template" in by:
         chosen = ", ".join(map(str, by["template"]))
         parts.append(
@@ -210,12 +208,14 @@ def _capabilities(engine: Engine) -> dict[str, Any]:
     way, calls = column(rows, "way"), column(rows, "n")
     skill, bits, total = way % 256 - 1, way // 256, max(1, int(calls.sum()))
     names = ("unknown", *CAPABILITIES)
-    sought = {names[s + 1]: int(calls[skill == s].sum()) for s in np.unique(skill).tolist()}
+    sought: dict[str, int] = {
+        names[s + 1]: int(calls[skill == s].sum()) for s in np.unique(skill).tolist()
+    }
     asks = {
         name: round(int(calls[(bits >> i) & 1 == 1].sum()) / total, 4)
         for i, name in enumerate(("reasoning", "rubric", "trace"))
     }
-    ordered = dict(sorted(sought.items(), key=lambda item: -item[1]))
+    ordered = {name: sought[name] for name in sorted(sought, key=lambda name: -sought[name])}
     return {"calls": ordered, "share_that_elicits": asks}
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from limbeck.guard.arrow import Table
+from limbeck.guard.arrow import Table, stats
 
 HUB = 0.05
 """A template that more than this share of accounts use links nothing: it is tested by itself."""

@@ -65,7 +65,7 @@ def shares(hits: str) -> str:
 def calm(hits: str) -> str:
     """Accounts' calls of fold 1 within a family, in pairs of one hour and by chance; a sample."""
     return f"""SELECT h.family, h.h1, h.pairs, h.room / (24.0 * v.days) AS room
-        FROM {hits} h JOIN volumes v ON v.aid = h.aid 
+        FROM {hits} h JOIN volumes v ON v.aid = h.aid
         WHERE h.room >= 24.0 * v.days * $told AND h.aid % $part = 0"""
 
 
@@ -77,7 +77,7 @@ def known(engine: Engine) -> str:
 
 
 def kin(hits: str, column: str) -> str:
-    """The share of pairs of a family's members that have the same entry in the table of accounts."""
+    """How many pairs of a family's members have the same entry in the table of accounts."""
     return f"""SELECT family, cast(sum(n * (n - 1)) AS double) AS same,
             cast(sum(n) AS double) AS members
         FROM (SELECT h.family, k.{column}, count(*) AS n FROM {hits} h JOIN known k ON k.aid = h.aid

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.guard.arrow import Schema, Table, pa, pq
 from limbeck.guard import cohorts, features, link, marks, score
+from limbeck.guard.arrow import Table, pa, pq
 from limbeck.guard.engine import Engine
 from limbeck.guard.features import Layer
 
@@ -96,7 +95,7 @@ def group(engine: Engine, accounts: int) -> None:
     engine.table("pairs", link.pairs())
     found = link.edges(engine.fetch("SELECT * FROM pairs"), engine.fetch("SELECT * FROM votes"))
     keys = column(engine.fetch("SELECT DISTINCT key FROM uses_template ORDER BY key"), "key")
-    keep(engine, "families", {"key": keys, "family": cohorts.families(keys, found)})
+    keep(engine, "families", pa.table({"key": keys, "family": cohorts.families(keys, found)}))
 
 
 def test(engine: Engine, layer: Layer) -> Families:
@@ -203,9 +202,10 @@ def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
         for place in np.flatnonzero(families.named).tolist():
             belongs = _members(engine, families, place, calls, tests, calm)
             found.append((families.layer, int(families.family[place]), belongs))
-    evidence = {
+    evidence: dict[Layer, Floats] = {
         layer: np.min([belongs.p for of, _, belongs in found if of == layer], axis=0)
-        for layer in {of for of, _, _ in found}
+        for layer in SOURCES
+        if any(of == layer for of, _, _ in found)
     }
     kept = cohorts.peeled([belongs.p <= FLAG for _, _, belongs in found])
     found = [found[i] for i in kept]
@@ -216,7 +216,9 @@ def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
     campaign = np.full(len(calls), -1)
     if found:
         campaign[named] = number[p.argmin(axis=0)][named]
-    keys = {(layer, family): int(c) for (layer, family, _), c in zip(found, number, strict=True)}
+    keys: dict[tuple[Layer, int], int] = {
+        (layer, family): int(c) for (layer, family, _), c in zip(found, number, strict=True)
+    }
     return Scan(tested, keys, campaign, adjusted, evidence)
 
 
@@ -242,7 +244,7 @@ def _members(engine: Engine, families: Families, place: int, calls: Ints, tests:
 
 
 TOLD = 0.5
-"""Pairs within an hour that chance would bring, from which on an account's rhythm says something."""
+"""Pairs within an hour that chance would bring, from which on an account's rhythm tells."""
 
 
 FLAG = 1e-4
@@ -268,10 +270,8 @@ def looked_up(wanted: Ints, keys: Ints, values: Floats) -> Floats:
     return np.where(keys[order][place] == wanted, values[order][place], 0.0)
 
 
-def keep(
-    engine: Engine, name: str, columns: dict[str, Any], schema: Schema | None = None
-) -> None:
+def keep(engine: Engine, name: str, columns: Table) -> None:
     """Make a small table readable in SQL as `name`."""
     path = engine.work / f"{name}.parquet"
-    pq.write_table(pa.table(columns, schema=schema), path)
+    pq.write_table(columns, path)
     engine.read(name, [path])

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from limbeck.guard.arrow import stats
 from limbeck.guard.link import benjamini_hochberg
 
 Floats = NDArray[np.float64]

@@ -8,6 +8,7 @@ from typing import Any
 
 from limbeck.errors import InputError
 from limbeck.guard import findings, logs, scan
+from limbeck.guard import state as kept
 from limbeck.guard.engine import Engine, Kind
 from limbeck.guard.readers.source import Source
 from limbeck.guard.schema import ACCOUNTS
@@ -36,7 +37,7 @@ def walk(
     state: Path, out: Path, price: findings.Price, *, kind: Kind, memory: str, threads: int
 ) -> dict[str, Any]:
     """Scan a state folder; writes into `out`, and gives what campaigns.json says."""
-    files = logs.files(state)
+    files = kept.files(state)
     if not files:
         raise InputError(f"{state} holds no calls; first: limbeck guard ingest LOG --out {state}")
     work = out / "work"
@@ -48,8 +49,7 @@ def walk(
             if known.exists():
                 engine.read("accounts", [known])
             else:
-                empty = {name: [] for name in ACCOUNTS.names}
-                scan.keep(engine, "accounts", empty, ACCOUNTS)
+                scan.keep(engine, "accounts", ACCOUNTS.empty_table())
             found = scan.find(engine, say=lambda step: say(f"{step:>9}  {STEPS[step]}"))
             return findings.write(engine, found, out, price)
     finally:

@@ -8,7 +8,7 @@ import numpy as np
 
 from limbeck.guard.simulate import honest, world
 from limbeck.guard.simulate.attack import Attack
-from limbeck.guard.simulate.habits import DAY, Habits, subjects
+from limbeck.guard.simulate.habits import DAY, QUICK_START, Habits, subjects
 from limbeck.guard.simulate.honest.reseller import agency
 from limbeck.guard.simulate.keys import Ints, key_of, mix, stream
 from limbeck.guard.simulate.shapes import RHYTHMS
@@ -100,10 +100,7 @@ def _work(attack: Attack, cover: Habits, rng: np.random.Generator, seed: int, se
     stacked = rng.random(n) < attack.stack
     daylight = rng.random(n) < attack.daylight
     moves = rng.random(n) < attack.pivot
-    settings = {
-        "client": 0, "second": 0, "temperature": 1.0, "limit": 4096, "logprobs": -1, "stream": 0,
-        "model": 2, "sessions": 0,
-    }  # fmt: skip
+    settings = {**QUICK_START, "model": world.MODELS.index("orin-1-max")}
     return cover.but(
         **{
             name: np.where(stacked, value, getattr(cover, name)) for name, value in settings.items()

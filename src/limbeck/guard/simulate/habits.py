@@ -34,6 +34,12 @@ SETS: dict[str, tuple[str, ...]] = {
 SET_NAMES = tuple(SETS)
 MIXED = ("everything", "leisure", "develop", "business", "study", "capability")
 
+# A client and its settings, as a vendor's first example has them.
+QUICK_START = {
+    "client": 0, "second": 0, "temperature": 1.0, "limit": 4096, "logprobs": -1, "stream": 0,
+    "sessions": 0,
+}  # fmt: skip
+
 
 def subjects(name: str) -> int:
     """The number of a set of groups."""
@@ -198,7 +204,7 @@ def ordinary(rng: np.random.Generator, n: int, days: int) -> Habits:
     tier = rng.choice(3, n, p=[0.45, 0.5, 0.05])
     language = rng.random(n) < 0.22
     breadth = rng.integers(1, 9, n)
-    return Habits(
+    plain = Habits(
         who=keys,
         payment=np.where((tier == 0) | (rng.random(n) < 0.05), 0, fresh_keys(rng, n)),
         organisation=np.zeros(n, dtype=np.uint64),
@@ -256,3 +262,6 @@ def ordinary(rng: np.random.Generator, n: int, days: int) -> Habits:
         together=np.zeros(n),
         waves=np.zeros(n, dtype=np.uint64),
     )  # fmt: skip
+    # Many programs keep what the vendor's quick start shows.
+    copied = rng.random(n) < 0.2
+    return plain.but(**{k: np.where(copied, v, getattr(plain, k)) for k, v in QUICK_START.items()})

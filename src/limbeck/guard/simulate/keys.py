@@ -35,7 +35,7 @@ def stream(*parts: Any) -> np.random.Generator:
 
 def mix(keys: Keys, salt: int | Keys | Ints) -> Keys:
     """Hash each key with a salt (Stafford's thirteenth mixer, as in SplitMix64)."""
-    salts = np.atleast_1d(salt).astype(np.uint64)
+    salts = np.atleast_1d(salt).astype(np.uint64, copy=False)
     x = keys ^ (salts * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x632BE59BD9B4E019))
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -50,11 +50,12 @@ class Grammar:
     def codes(
         self, form: Ints, content: Keys, wording: Keys, fresh: Keys, strength: Floats
     ) -> Ints:
-        """Which phrase stands in each slot, (n, K).
+        """Which phrase stands in each slot, (n, slots in use).
 
         A slot of wording follows `wording` (n,), or with probability `strength` (n,) `fresh` (n,).
         """
-        codes = np.empty((len(form), self.start.shape[1]), dtype=np.int64)
+        width = int(np.max((self.count > 1).sum(1)[form], initial=1))
+        codes = np.empty((len(form), width), dtype=np.int64)
         loose = bool(strength.any())
         for slot in range(codes.shape[1]):
             salt = self.salt[form, slot]
