@@ -1,4 +1,4 @@
-"""PyArrow, which ships no types: for a strict type checker it is `Any`, said in this one place."""
+"""PyArrow and SciPy ship no types: for a strict checker they are `Any`, said in this one place."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from typing import Any, TypeAlias
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 import pyarrow.compute  # pyright: ignore[reportMissingTypeStubs]
 import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs]
+import scipy.sparse  # pyright: ignore[reportMissingTypeStubs]
+import scipy.sparse.csgraph  # pyright: ignore[reportMissingTypeStubs]
+import scipy.stats  # pyright: ignore[reportMissingTypeStubs]
 
 pa: Any = pyarrow
 pc: Any = pyarrow.compute
 pq: Any = pyarrow.parquet
+sparse: Any = scipy.sparse
+csgraph: Any = scipy.sparse.csgraph
+stats: Any = scipy.stats
 
 Array: TypeAlias = Any
 Batch: TypeAlias = Any

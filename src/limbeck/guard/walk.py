@@ -1,0 +1,56 @@
+"""`limbeck guard scan` from a log, or a state folder, to what was found."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import InputError
+from limbeck.guard import findings, logs, scan
+from limbeck.guard import state as kept
+from limbeck.guard.engine import Engine, Kind
+from limbeck.guard.readers.source import Source
+from limbeck.guard.schema import ACCOUNTS
+from limbeck.progress import say
+
+STEPS = {
+    "link": "who uses the same templates, more than chance would have it",
+    "test": "which groups share out work as people do not",
+    "score": "which accounts belong to them",
+}
+
+
+def state_of(source: Source, out: Path, accounts: Source | None, threads: int) -> Path:
+    """The state folder to scan: `source` itself where it is one, else `out`/state, which grows."""
+    folder = Path(source.where)
+    if (folder / "ingest.json").exists():
+        if accounts is not None:
+            raise InputError(f"{folder} is a state folder: give --accounts to guard ingest instead")
+        return folder
+    state = out / "state"
+    logs.ingest(source, state, accounts=accounts, threads=threads)
+    return state
+
+
+def walk(
+    state: Path, out: Path, price: findings.Price, *, kind: Kind, memory: str, threads: int
+) -> dict[str, Any]:
+    """Scan a state folder; writes into `out`, and gives what campaigns.json says."""
+    files = kept.files(state)
+    if not files:
+        raise InputError(f"{state} holds no calls; first: limbeck guard ingest LOG --out {state}")
+    work = out / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        with Engine.open(work, kind=kind, memory=memory, threads=threads) as engine:
+            engine.read("sketched", files)
+            known = state / "accounts.parquet"
+            if known.exists():
+                engine.read("accounts", [known])
+            else:
+                scan.keep(engine, "accounts", ACCOUNTS.empty_table())
+            found = scan.find(engine, say=lambda step: say(f"{step:>9}  {STEPS[step]}"))
+            return findings.write(engine, found, out, price)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
