@@ -65,7 +65,7 @@ def test_dollars_without_a_price_are_refused() -> None:
     ],
 )
 def test_a_budget_below_one_question_is_refused(section: dict[str, float], told: str) -> None:
-    held = purse("", "m", BudgetSection(**section))
+    held = purse("", "m", BudgetSection.model_validate(section))
     with pytest.raises(InputError, match=told):
         held.refuse_too_little(bound(next(prompts(1)), 64))
 
