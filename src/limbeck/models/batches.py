@@ -22,7 +22,7 @@ from limbeck.models.dialects import anthropic, openai
 from limbeck.models.exchange import Result, judge, redact
 from limbeck.models.headers import retry_after
 from limbeck.models.routes import Route
-from limbeck.models.wire import event_loop, proxy_for
+from limbeck.models.wire import proxy_for
 
 Line: TypeAlias = tuple[str, dict[str, Any]]
 """A question's own id, and its body as it would be asked live."""
@@ -79,7 +79,7 @@ class BatchService:
         self._proxy = None if route.local else proxy_for(route.url)
 
     def __enter__(self) -> BatchService:
-        self._runner = asyncio.Runner(loop_factory=event_loop())
+        self._runner = asyncio.Runner()
         self._session = self._runner.run(self._open())
         return self
 
