@@ -128,6 +128,6 @@ def test_a_day_more_equals_both_days_at_once(tmp_path: Path) -> None:
 def test_mistakes_are_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["guard", "explain", str(tmp_path), "a"]) == 2
     assert "first: limbeck guard scan" in capsys.readouterr().err.replace("\n", " ")
-    _state(tmp_path / "state", [], accounts=20)
+    _state(tmp_path / "state", [], accounts=100)
     assert run(["guard", "scan", str(tmp_path / "state"), "--out", str(tmp_path / "out")]) == 0
     assert run(["guard", "explain", str(tmp_path / "out"), "' OR 1=1 --"]) == 2

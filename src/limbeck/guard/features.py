@@ -117,7 +117,8 @@ def templated() -> str:
 def uses(source: str, key: str, quiet: list[int], *, prompts: bool) -> str:
     """Who uses which key how often.
 
-    Calls in fold 0 (h0), in fold 1 (h1), and of the latter those in quiet hours (calm), those that elicit, and the ordered pairs within one clock hour.
+    Calls in fold 0 (h0), in fold 1 (h1), and of the latter those in quiet hours (calm),
+    those that elicit, and the ordered pairs within one clock hour.
     """
     calm = f"hour % 24 IN ({', '.join(map(str, quiet))})"
     flagged = "sum(CASE WHEN elicits > 0 THEN 1 ELSE 0 END)" if prompts else "0"
@@ -136,7 +137,7 @@ def _plain(name: str) -> str:
 
 
 def _set_up(name: str, table: str) -> str:
-    """A column of the client set-up, without nulls and without floats, which engines spell apart."""
+    """A column of the client set-up, without nulls and floats, which engines spell apart."""
     column = table + name
     if name == "client":
         return f"coalesce({column}, '')"
