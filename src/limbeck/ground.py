@@ -122,15 +122,23 @@ class Ground:
         kept: dict[str, list[Answer]] = {}
         for answer in self.answers:
             if answer.outcome == "kept":
-                kept.setdefault(answer.prompt_id, []).append(self._in_tokens(answer))
+                kept.setdefault(answer.prompt_id, []).append(answer)
         asked = (p for p in self.all_prompts if p.split == split)
-        return [(p, answer) for p in asked for answer in kept.get(p.id, [])]
+        return [(p, self._in_tokens(p, answer)) for p in asked for answer in kept.get(p.id, [])]
 
-    def _in_tokens(self, answer: Answer) -> Answer:
-        """A service's answer in the student's tokens: it told none of its own."""
+    def _in_tokens(self, prompt: Prompt, answer: Answer) -> Answer:
+        """A service's answer in the student's tokens: it told none of its own.
+
+        Calls, and reasoning where it is learnt, are written as the student's template has them.
+        """
         if not self.served:
             return answer
-        return replace(answer, token_ids=tuple(self.pupil.answer_ids(answer.text)))
+        aloud = self.recipe.train.reasoning and bool(answer.reasoning)
+        if aloud or answer.tool_calls:
+            ids = self.pupil.template_ids(prompt, answer, reasoning=aloud)
+        else:
+            ids = self.pupil.answer_ids(answer.text)
+        return replace(answer, token_ids=tuple(ids))
 
     @cached_property
     def pupil(self) -> ChatTokenizer:
@@ -220,7 +228,7 @@ class Ground:
         section = self.recipe.train
         kept: tuple[Any, ...] = (section.top_k, section.tail_samples, section.temperature)
         if self.served:
-            kept = (section.top_k, self.recipe.student.base)
+            kept = (section.top_k, self.recipe.student.base, section.reasoning)
         return key_of("targets", self.collect_key, *kept)
 
     @property

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from limbeck.ground import Ground
+from limbeck.recipe import read_recipe
+from limbeck.run import Run
 from provider import Behaviour, Provider
 from small import network, save
 from tiny import sums
@@ -90,6 +94,33 @@ def test_from_text_alone(base: Path, tmp_path: Path):
     assert not parts(walk.run)
     for path in walk.run.rglob("*"):
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("reasoning", [False, True])
+def test_calls_and_reasoning_are_learnt_as_the_template_writes_them(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reasoning: bool
+):
+    callers = Path(shutil.copytree(base, tmp_path / "callers"))
+    (callers / "chat_template.jinja").write_text(
+        "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}"
+        "{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+        "{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name }}{% endfor %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    with Provider(Behaviour(key=KEY, calls="good", reasoning="Hm.")) as provider:
+        walk = new_walk(provider, tmp_path / "walk", callers, reasoning=reasoning)
+        rows = (walk.folder / "mine.jsonl").read_text().splitlines()
+        armed = [json.loads(row) | {"tools": [{"name": "add"}]} for row in rows[::2]]
+        lines = [*map(json.dumps, armed), *rows[1::2]]
+        (walk.folder / "mine.jsonl").write_text("\n".join(lines) + "\n")
+        assert walk.limbeck("collect", "recipe.toml").returncode == 0
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    ground = Ground(Run(walk.run, read_recipe(walk.run / "recipe.toml")))
+    thought = "<think>\nHm.\n</think>\n\n" if reasoning else ""
+    for prompt, answer in ground.asked("train"):
+        said = "<call>add" if prompt.tools else answer.text
+        assert ground.pupil.inner.decode(answer.token_ids) == f"{thought}{said}<|im_end|>"
 
 
 def test_from_what_it_tells_by_bytes(base: Path, tmp_path: Path):
