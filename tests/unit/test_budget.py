@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from asking import prompts
 from limbeck.errors import InputError
 from limbeck.models.budget import Price, Purse, bound, find_price, price_list, purse
-from limbeck.recipe import PROVIDERS, BudgetSection
+from limbeck.recipe import PROVIDERS
 from limbeck.records import Message, Prompt, Usage
+from limbeck.sections import BudgetSection
 
 NONE = BudgetSection()
 
