@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 PIP_ARGS ?=
 # Compiling every installed module takes longer than installing it; each is compiled when first used.
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check -q install --no-compile $(PIP_ARGS)
+# A file of tests to each core at a time.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test check bench bench-align bench-collect bench-guard bench-train lock clean
@@ -18,13 +20,13 @@ demo: $(VENV)/.demo  ## distil a real model on this machine; ends in a verdict a
 	$(BIN)/limbeck distill recipes/demo.toml
 
 test: $(VENV)/.dev   ## run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.dev  ## lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: $(VENV)/.dev  ## what the demo's numbers come from; one JSON line last
 	$(BIN)/python benchmarks/walk.py

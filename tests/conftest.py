@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from run_folder import write_run_folder
+
+settings.register_profile("patient", deadline=None)  # no test is about how fast a machine is
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

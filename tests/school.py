@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from limbeck.progress import Meter
-from limbeck.recipe import StudentSection, TrainSection
+from limbeck.recipe import TrainSection
 from limbeck.records import Example, Targets
+from limbeck.sections import StudentSection
 from limbeck.train.examples import render
 from limbeck.train.learner import Learner, Learns, Lesson
 from limbeck.train.student import start_from_layers

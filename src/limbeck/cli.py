@@ -352,10 +352,10 @@ def _walk(target: Path, folder: Path | None, last: Any, as_json: bool) -> None:
     if verdict is None:
         _tell(as_json, told, f"Everything up to {last} is in {place}")
         return
-    from limbeck.validate.verdict import gate
+    from limbeck.validate.verdict import gate, show
 
     if not as_json:
-        _show(verdict, place)
+        show(verdict, place)
     try:
         gate(verdict)
     except GateError as error:
@@ -380,20 +380,6 @@ def _drop(target: Path, folder: Path | None, source: str, as_json: bool) -> None
         plan = lineage.plan_drop(recipe, place, source)
         lineage.drop(run, plan)
     _answer(as_json, asdict(plan), *lineage.told_drop(plan, place), f"now: limbeck distill {place}")
-
-
-def _show(verdict: dict[str, Any], folder: Path) -> None:
-    from rich.console import Console
-
-    from limbeck.validate.verdict import from_json, table
-
-    out = Console(highlight=False, emoji=False)
-    out.print()
-    out.print(table(from_json(verdict["rows"]), verdict["confidence"]))
-    out.print()
-    for what in ("student", "report.html"):
-        if (folder / what).exists():
-            out.print(f"{what.partition('.')[0]:>9}  {folder / what}", soft_wrap=True)
 
 
 def _tell(as_json: bool, document: dict[str, Any], line: str) -> None:

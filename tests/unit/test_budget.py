@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from asking import prompts
 from limbeck.errors import InputError
 from limbeck.models.budget import Price, Purse, bound, find_price, price_list, purse
-from limbeck.recipe import PROVIDERS, BudgetSection
+from limbeck.recipe import PROVIDERS
 from limbeck.records import Message, Prompt, Usage
+from limbeck.sections import BudgetSection
 
 NONE = BudgetSection()
 
@@ -65,7 +66,7 @@ def test_dollars_without_a_price_are_refused() -> None:
     ],
 )
 def test_a_budget_below_one_question_is_refused(section: dict[str, float], told: str) -> None:
-    held = purse("", "m", BudgetSection(**section))
+    held = purse("", "m", BudgetSection.model_validate(section))
     with pytest.raises(InputError, match=told):
         held.refuse_too_little(bound(next(prompts(1)), 64))
 

@@ -51,7 +51,7 @@ def test_membership_finds_members_and_spares_honest_users() -> None:
     found = score.membership(hits, calls, 0.05, (0.3, 1.5))
     assert found.members == pytest.approx(members / (honest + members), rel=0.05)
     assert found.mean == pytest.approx(25, rel=0.05)
-    assert (found.p[honest:] <= 1e-4).mean() > 0.9
+    assert (found.p[honest:] <= 1e-4).mean() > 0.85
     assert (found.p[:honest] <= 1e-4).mean() <= 1e-4
 
 

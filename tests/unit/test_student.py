@@ -12,8 +12,8 @@ import torch
 from limbeck.errors import InputError
 from limbeck.models.head import Head
 from limbeck.models.weights import find
-from limbeck.recipe import StudentSection
 from limbeck.records import Example
+from limbeck.sections import StudentSection
 from limbeck.train.student import (
     choose_layers,
     drop_layers,

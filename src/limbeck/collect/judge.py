@@ -12,8 +12,9 @@ from limbeck.errors import InputError
 from limbeck.models.budget import Price, Purse, find_price
 from limbeck.models.protocol import Model
 from limbeck.models.routes import SERVER, Route, route
-from limbeck.recipe import BudgetSection, Recipe, TeacherSection
+from limbeck.recipe import Recipe, TeacherSection
 from limbeck.records import Answer, Message, Prompt
+from limbeck.sections import BudgetSection
 
 QUESTION = """Grade an answer. What makes an answer good: {criteria}
 

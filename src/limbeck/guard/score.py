@@ -182,14 +182,14 @@ def membership(
     Fellegi–Sunter with counts: m(h) is the dispatcher's division, negative binomial with the
     family's own CV² `uneven`; u(h) is that of honest accounts: most never hit, a share `users`
     does, as unevenly as the log's users of other families do (beta-binomial with `honest`). EM
-    (Dempster, Laird and Rubin, 1977) finds the members' share and mean, and the honest users'
+    (Dempster, Laird and Rubin, 1977) finds the members' share, mean and CV², and the honest users'
     share. p is the chance under u of a likelihood ratio m/u as large, so that an account which
     lives in the family wholly, as no member does, is no member.
 
     Args:
         hits: Calls of each account within the family.
         calls: All its calls.
-        uneven: CV² of the members' rates.
+        uneven: CV² of the members' rates, from which EM starts.
         honest: Parameters a, b of the beta law of an honest user's share of calls.
         families: How many are looked at; together they get one honest user more than EM found.
         rounds: Most EM rounds.
@@ -210,7 +210,10 @@ def membership(
         u = np.where(hit, users * use, 1 - users)
         belongs = share * m / np.maximum(share * m + (1 - share) * u, 1e-300)
         share = float((weight * belongs).sum() / total)
-        mean = float((weight * belongs * h).sum() / max((weight * belongs).sum(), 1e-9))
+        mass = weight * belongs
+        mean = float((mass * h).sum() / max(mass.sum(), 1e-9))
+        excess = float((mass * (h - mean) ** 2).sum() / max(mass.sum(), 1e-9)) - mean
+        uneven = float(np.clip(excess / max(mean, 1e-9) ** 2, 0.02, 1.0))
         away = float((weight * (1 - belongs))[hit].sum())
         users = (away + 1 / families) / (total * (1 - share) + 1)
         if abs(mean - before) < 1e-4 * mean:

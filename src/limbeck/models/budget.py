@@ -12,8 +12,8 @@ from typing import Any
 from pydantic_core import to_json
 
 from limbeck.errors import InputError
-from limbeck.recipe import BudgetSection
 from limbeck.records import Prompt, Usage
+from limbeck.sections import BudgetSection
 
 MILLION = 1_000_000
 _DATED = re.compile(r"-(?:\d{4}-?\d\d-?\d\d|latest|preview)")

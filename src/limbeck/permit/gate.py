@@ -13,8 +13,8 @@ from limbeck.errors import GateError
 from limbeck.permit.decide import RECORDED, Route, by_model, decide, plain
 from limbeck.permit.recorded import read_recorded
 from limbeck.permit.register import PURPOSES
-from limbeck.recipe import PermitSection
 from limbeck.records import Decision, Permission, Reason
+from limbeck.sections import PermitSection
 
 LEADS: Final[dict[Decision, str]] = {
     "allow": "permitted",

@@ -18,9 +18,9 @@ from limbeck.models.protocol import Asked
 from limbeck.models.tokenizer import ChatTokenizer, load_tokenizer, tokenizer_hash
 from limbeck.models.weights import Weights, ordinary_folder
 from limbeck.progress import stage_bar
-from limbeck.recipe import StudentSection
 from limbeck.records import Example
 from limbeck.run import Fact
+from limbeck.sections import StudentSection
 from limbeck.train.batch import Batch, check_packing, pack
 from limbeck.train.examples import render
 

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -301,3 +302,16 @@ def _scaled(value: float, is_bytes: bool) -> str:
         value, power = value / 1000, power + 1
     digits = 0 if power == 0 or value >= 99.95 else 1 if value >= 9.995 else 2
     return f"{value:.{digits}f}{' ' if is_bytes else ''}{prefixes[power]}"
+
+
+def show(document: Mapping[str, Any], folder: Path) -> None:
+    """Print a verdict's table, and where the student and the report lie."""
+    from rich.console import Console
+
+    out = Console(highlight=False, emoji=False)
+    out.print()
+    out.print(table(from_json(document["rows"]), document["confidence"]))
+    out.print()
+    for what in ("student", "report.html"):
+        if (folder / what).exists():
+            out.print(f"{what.partition('.')[0]:>9}  {folder / what}", soft_wrap=True)

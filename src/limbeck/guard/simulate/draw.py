@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from limbeck.guard.arrow import Array, Table, pa
 from limbeck.guard.simulate import shapes, world
 from limbeck.guard.simulate.habits import DAY, SETS, Habits, subjects, topics_of
 from limbeck.guard.simulate.keys import (
@@ -70,7 +70,7 @@ class _Sessions:
 
 def draw(
     habits: Habits, day: int, clock: Clock, unit: tuple[object, ...], prompts: bool
-) -> tuple[pa.Table, Ints]:
+) -> tuple[Table, Ints]:
     """All calls on `day` of these accounts, in the stream named by `unit`.
 
     Returns:
@@ -149,7 +149,7 @@ def _seconds(habits: Habits, sessions: _Sessions, row: Ints, rng: np.random.Gene
 def _prompts(
     who: Habits, session: Keys, fresh: Keys, at: Ints, day: int, rng: np.random.Generator,
     spell: bool,
-) -> tuple[Ints, pa.Array, Ints]:  # fmt: skip
+) -> tuple[Ints, Array, Ints]:  # fmt: skip
     """Each call's topic, its text (null unless `spell`) and that text's letters."""
     n, lines = len(fresh), grammar()
     customer = (fraction(mix(session, 5)) ** 2 * who.customers).astype(np.int64) + 1
@@ -196,7 +196,7 @@ def _prompts(
     return topic, joined(opening, body, closing), letters
 
 
-def _spread(texts: pa.Array, rows: Ints, n: int) -> pa.Array:
+def _spread(texts: Array, rows: Ints, n: int) -> Array:
     """The texts at their rows of n, and nothing in the others."""
     place = np.zeros(n, dtype=np.int64)
     place[rows] = np.arange(1, len(rows) + 1)
@@ -252,5 +252,5 @@ def _networks(who: Habits, session: Keys, rng: np.random.Generator) -> Ints:
     return np.where(choice > 2, world.residence(mix(session, 43)), known)
 
 
-def _named(place: Ints | NDArray[np.int64], names: tuple[str, ...]) -> pa.Array:
+def _named(place: Ints | NDArray[np.int64], names: tuple[str, ...]) -> Array:
     return pa.array(names).take(pa.array(place))

@@ -11,9 +11,9 @@ import hashlib
 from typing import Any, TypeAlias
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from limbeck.guard.arrow import Array, pa, pc
 
 Keys: TypeAlias = NDArray[np.uint64]
 Floats: TypeAlias = NDArray[np.float64]
@@ -54,12 +54,12 @@ def fraction(keys: Keys) -> Floats:
     return (keys >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def joined(*parts: pa.Array) -> pa.Array:
+def joined(*parts: Array) -> Array:
     """The texts of each row, one after the other; null where one of them is."""
     return pc.call_function("binary_join_element_wise", [*parts, pa.scalar("")])
 
 
-def spelt(keys: Keys, prefix: str) -> pa.Array:
+def spelt(keys: Keys, prefix: str) -> Array:
     """`prefix` and 16 hex digits for each key; null for the key 0."""
     lead = np.frombuffer(prefix.encode(), dtype=np.uint8)
     letters = np.empty((len(keys), len(lead) + 16), dtype=np.uint8)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from limbeck.errors import InputError
+from limbeck.guard.arrow import Array, Table, pa, pc
 from limbeck.guard.simulate import honest, world
 from limbeck.guard.simulate.campaign import enlist
 from limbeck.guard.simulate.habits import Habits
@@ -70,7 +69,7 @@ def _victims(crowds: list[Crowd], number: int) -> Habits:
     raise InputError(f"a framing attack needs {number} honest accounts of the kind {FRAMED}")
 
 
-def accounts_table(habits: Habits, start: int) -> pa.Table:
+def accounts_table(habits: Habits, start: int) -> Table:
     """What a provider knows of these accounts; `start` in microseconds since 1970."""
     created = pa.array(start + (habits.created * 1e6).astype(np.int64))
     columns = {
@@ -85,7 +84,7 @@ def accounts_table(habits: Habits, start: int) -> pa.Table:
     return pa.table(columns, schema=ACCOUNTS)
 
 
-def _domains(domain: Keys) -> pa.Array:
+def _domains(domain: Keys) -> Array:
     provider = np.where(domain <= len(world.WEBMAIL), domain, 0).astype(np.int64)
     own = joined(spelt(domain, "d"), pa.array([".example"] * len(domain), pa.string()))
     mail = pa.array([None, *world.WEBMAIL]).take(pa.array(provider))

@@ -16,9 +16,9 @@ from functools import lru_cache
 from importlib.resources import files
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from limbeck.guard.arrow import Array, pa
 from limbeck.guard.simulate.keys import Floats, Ints, Keys, below, fraction, joined, key_of, mix
 
 SLOT = re.compile(r"\{(\w+)\}")
@@ -34,7 +34,7 @@ class Grammar:
     from wording. Topic t has the forms `first[t]` up to `first[t] + forms[t]`.
     """
 
-    phrases: pa.Array
+    phrases: Array
     lengths: Ints
     start: Ints
     count: Ints
@@ -72,7 +72,7 @@ class Grammar:
         """The length of each row's text."""
         return self.lengths[codes].sum(1)
 
-    def render(self, codes: Ints) -> pa.Array:
+    def render(self, codes: Ints) -> Array:
         """Each row's text."""
         if not len(codes):
             return pa.array([], pa.string())
@@ -85,7 +85,8 @@ class Grammar:
 def grammar() -> Grammar:
     """The grammar of the files beside this one."""
     shared, topics = _read()
-    phrases, forms = [""], []
+    phrases = [""]
+    forms: list[list[int]] = []
     first: list[int] = []
     for name, lists, texts in ((t.name, shared | t.lists, t.forms) for t in topics):
         first.append(len(forms))

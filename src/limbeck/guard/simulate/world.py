@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import pyarrow as pa
 
+from limbeck.guard.arrow import Array, pa
 from limbeck.guard.simulate.keys import Ints, Keys, below, fraction, joined, mix
 
 HOMES, MOBILE, CLOUD, OFFICES = (0, 2048), (2048, 2064), (2064, 2080), (2560, 4096)  # prefixes
@@ -69,7 +69,7 @@ def asn(network: Ints) -> Ints:
 
 
 @lru_cache(maxsize=1)
-def networks() -> pa.Array:
+def networks() -> Array:
     """The spelling of every network."""
     high = [f"{240 + p // 256}.{p % 256}." for p in range(4096)]
     low = [f"{i}.0/24" for i in range(256)]

@@ -8,11 +8,10 @@ from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from limbeck.errors import InputError
 from limbeck.files import whole_file, whole_folder
+from limbeck.guard.arrow import Array, Table, pa, pq
 from limbeck.guard.simulate.draw import CALLS, Clock, draw
 from limbeck.guard.simulate.keys import Ints, spelt
 from limbeck.guard.simulate.plan import Plan
@@ -38,7 +37,7 @@ class Summary:
 class _Batch:
     """Calls of one block on one day, their crowd and places in it; `hostile` all or none."""
 
-    calls: pa.Table
+    calls: Table
     crowd: int
     at: Ints
     hostile: bool
@@ -87,7 +86,7 @@ def _write_day(
     plan: Plan, crowds: list[Crowd], day: int, folder: Path, hostile: list[Ints],
     summary: Summary, truths: _Truths | None, bar: Meter,
 ) -> None:  # fmt: skip
-    held: list[pa.Table] = []
+    held: list[Table] = []
     files, rows = 0, 0
     for batch in batches(plan, crowds, day):
         if batch.hostile:
@@ -111,7 +110,7 @@ def _write_day(
         _write_calls(held, folder / f"part-{files:05}.parquet")
 
 
-def _write_calls(held: list[pa.Table], path: Path) -> None:
+def _write_calls(held: list[Table], path: Path) -> None:
     calls = pa.concat_tables(held).combine_chunks() if held else CALLS.empty_table()
     order = np.argsort(calls["time"].cast(pa.int64()).to_numpy(), kind="stable")
     plain = ["call_id", "session", "prompt", "time", "tokens_in"]
@@ -132,7 +131,7 @@ class _Truths:
             path, pa.schema([("call_id", pa.string()), ("hostile", pa.bool_())])
         )
 
-    def add(self, ids: pa.ChunkedArray, hostile: bool) -> None:
+    def add(self, ids: Array, hostile: bool) -> None:
         """All of these are, or none."""
         flags = pa.array(np.full(len(ids), hostile))
         self._writer.write_table(pa.table({"call_id": ids, "hostile": flags}))
@@ -159,7 +158,7 @@ def _write_accounts(
             summary.campaigns[crowd.campaign] = int(calls.sum())
 
 
-def _truth(crowd: Crowd, hostile: Ints) -> pa.Table:
+def _truth(crowd: Crowd, hostile: Ints) -> Table:
     n = len(crowd.habits)
     return pa.table(
         {
