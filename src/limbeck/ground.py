@@ -83,7 +83,7 @@ class Ground:
     def permission(self) -> Permission:
         """What the terms of all that shapes the rows, or a recorded permission, say."""
         section, judge = self.recipe.teacher, self.recipe.judge
-        shaped = [_way(section) if section.served else _route(self.weights)]
+        shaped = [_way(section) if self.served else _route(self.weights)]
         if judge is not None:
             shaped.append(replace(_way(judge), role="judge"))
         return gate.permission_for(shaped, self.recipe.permit)
