@@ -29,7 +29,10 @@ Exit codes: 0 done, 1 the verdict or permission says no, 2 the input is wrong,
 app.command(
     "limbeck.guard.commands:app",
     name="guard",
-    help="Find, in your own logs, the campaign that distils your model.",
+    help="""Find, in your own logs, the campaign that distils your model.
+
+    Example: limbeck guard scan logs/ --out found
+    """,
 )
 
 Target = Annotated[Path, Parameter(help="A recipe (.toml), or a run folder.")]

@@ -69,7 +69,9 @@ def test_what_init_leaves_out_are_the_defaults(here: Walk):
     without = {  # no value is their default
         *("sha256", "field", "system", "competes", "distribution", "permission"),
         *("permission_sha256", "temperature", "url", "key", "answers"),
-        *("dollars", "tokens", "input", "output"),
+        *("dollars", "tokens", "input", "output", "lora_rank", "batch", "tools", "schema"),
+        *("reference", "after", "equals", "pattern", "json_schema", "function", "judge"),
+        *("majority", "best", "benchmarks"),
     }
     taken = re.sub(r"^# (?=(\w+) = )", lambda m: m[0] * (m[1] in without), text, flags=re.MULTILINE)
     assert taken != text

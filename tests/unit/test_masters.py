@@ -178,3 +178,12 @@ def test_gradients_that_are_forgotten_leave_no_trace(dtype: torch.dtype) -> None
     masters.forget()
     push(made, masters, torch.ones(3, 4), torch.ones(5))
     assert masters.step(0.0) == pytest.approx(17**0.5, rel=1e-6)
+
+
+def test_buffers_keep_their_precision() -> None:
+    made = Small()
+    frequencies = torch.full((4,), 1 + 2**-20)
+    made.register_buffer("frequencies", frequencies.clone())
+    Masters(made, section(), torch.bfloat16)
+    assert made.matrix.dtype == torch.bfloat16
+    assert torch.equal(made.get_buffer("frequencies"), frequencies)

@@ -10,10 +10,7 @@ from cyclopts import App, Parameter
 
 app = App(
     name="guard",
-    help="""Find, in your own logs, the campaign that distils your model.
-
-Example: limbeck guard scan logs/ --accounts accounts.parquet --out found
-""",
+    help="Find, in your own logs, the campaign that distils your model.",
     help_format="plaintext",
 )
 

@@ -27,7 +27,7 @@ from limbeck.train import checkpoint
 from limbeck.train.batch import Batch, check_packing, cut, pack, steps
 from limbeck.train.compiling import compile_layers
 from limbeck.train.lora import add_adapters, merge_adapters
-from limbeck.train.masters import Masters
+from limbeck.train.masters import Masters, round_parameters
 from limbeck.train.objective import Objective, shard
 from limbeck.train.oracle import Rule
 from limbeck.train.selfcheck import check, lever, with_teacher
@@ -149,7 +149,8 @@ class Learner:
             first = with_teacher(first, self.lesson.teacher, section.temperature)
         network = self.network
         if ranks.world() > 1:  # a sharded network cannot be asked alone
-            network = self._gathered()[0].to(compute_dtype(section.precision))
+            network = self._gathered()[0]
+            round_parameters(network, compute_dtype(section.precision))
 
         def step(micros: Sequence[Micro]) -> tuple[float, Tensor]:
             loss = self._gather(micros)[0]

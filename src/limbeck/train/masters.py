@@ -28,7 +28,7 @@ class Masters:
         self._apart = dtype != torch.float32 and not sharded
         if self._apart:
             self._masters = [p.detach().clone().float() for p in self._live]
-            network.to(dtype)
+            round_parameters(network, dtype)
         else:
             self._masters = self._live
         decayed = [m for m in self._masters if m.ndim >= 2]
@@ -112,3 +112,9 @@ class Masters:
 
 def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def round_parameters(network: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Round the weights in place; buffers, such as rotary frequencies, stay as a loaded model's."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(dtype)

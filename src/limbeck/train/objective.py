@@ -73,9 +73,6 @@ def shard(objective: Objective, dtype: torch.dtype) -> None:
     rounded to `dtype` when it computes, and its gradients are summed over the ranks in float32.
     The sum is not divided: the loss is normalised once, over the tokens of all ranks.
     """
-    for buffer in objective.buffers():  # rounded as they are on one rank
-        if buffer.is_floating_point():
-            buffer.data = buffer.data.to(dtype)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for layer in objective.network.base_model.layers:
         fully_shard(layer, mp_policy=policy)
