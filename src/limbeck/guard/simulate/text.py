@@ -86,7 +86,7 @@ def grammar() -> Grammar:
     """The grammar of the files beside this one."""
     shared, topics = _read()
     phrases = [""]
-    forms: list[list[int]] = []
+    forms: list[list[tuple[int, int, int, int]]] = []
     first: list[int] = []
     for name, lists, texts in ((t.name, shared | t.lists, t.forms) for t in topics):
         first.append(len(forms))
