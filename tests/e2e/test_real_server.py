@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
@@ -25,8 +25,10 @@ from walking import Walk
 def server(tiny: Path, tmp_path: Path, needs: Callable[[object, str], None]) -> Iterator[str]:
     """Its address; it speaks for the tiny teacher."""
     there = [importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "openai")]
-    command = shutil.which("transformers")
-    needs(command and all(there), "transformers serve: pip install 'transformers[serving]'")
+    command = Path(sys.executable).with_name("transformers")
+    needs(
+        command.exists() and all(there), "transformers serve: pip install 'transformers[serving]'"
+    )
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -34,7 +36,7 @@ def server(tiny: Path, tmp_path: Path, needs: Callable[[object, str], None]) -> 
     own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with (tmp_path / "server").open("w") as log:
         process = subprocess.Popen(
-            [str(command), *flags], env={**os.environ, **own}, stdout=log, stderr=log
+            [command, *flags], env={**os.environ, **own}, stdout=log, stderr=log
         )
         try:
             _wait(f"http://127.0.0.1:{port}/health", process, log)
