@@ -24,7 +24,7 @@ NO_DEFAULT = {  # an example's value is not their default
     *("field", "system", "permission", "competes", "distribution"),
     *("temperature", "url", "key", "answers", "dollars", "tokens", "input", "output"),
     *("batch", "reference", "after", "equals", "pattern", "json_schema", "function", "judge"),
-    *("majority", "best", "benchmarks"),
+    *("majority", "best", "benchmarks", "lora_rank"),
 }
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.toml"))
 
