@@ -25,7 +25,7 @@ test: $(VENV)/.dev   ## run the tests
 check: $(VENV)/.dev  ## lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(PYTEST)
 
 bench: $(VENV)/.dev  ## what the demo's numbers come from; one JSON line last

@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
 
 from limbeck.errors import InputError, ServiceError, first_line
 from limbeck.guard.arrow import Table, pa
 from limbeck.guard.engine import Engine, Kind, Value
 from limbeck.guard.schema import SKETCH
 from limbeck.guard.sketch import sketch
+
+# An extra, and untyped here: types are checked where it is not installed, too.
+PySparkException: Any = import_module("pyspark.errors").PySparkException
+SparkSession: Any = import_module("pyspark.sql").SparkSession
 
 SIGNED = pa.schema([f.with_type(pa.int16()) if f.type == pa.uint8() else f for f in SKETCH])
 """Spark knows no unsigned bytes; it reads those in Parquet as short integers too."""
@@ -75,12 +77,9 @@ class Spark(Engine):
 
 def sketched(calls: Any) -> Any:
     """A Spark frame of calls with `prompt` replaced by the columns of `schema.SKETCH`."""
-    from pyspark.sql.pandas.types import (
-        from_arrow_schema,  # pyright: ignore[reportUnknownVariableType]
-    )
-
+    types: Any = import_module("pyspark.sql.pandas.types")
     kept = [name for name in calls.columns if name != "prompt"]
-    fields = calls.select(kept).schema.fields + from_arrow_schema(SIGNED).fields
+    fields = calls.select(kept).schema.fields + types.from_arrow_schema(SIGNED).fields
     return calls.mapInArrow(_sketch_batches, type(calls.schema)(fields))
 
 
