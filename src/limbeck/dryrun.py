@@ -293,7 +293,7 @@ def _of_service(walk: Rehearsal) -> Plan:
     with walk.store() as store:
         due = Due.count(lambda: iter(prompts), asking, store)
         due.missing, due.bytes = round(due.missing * scale), round(due.bytes * scale)
-        likely, most = due.usage(asking, store)
+        likely, most = due.usage(asking, store, batch=walk.recipe.teacher.batch is not None)
         money = purse_of(where, walk.recipe, store)
     price = money.price
     dollars = [price.dollars(usage) if price else 0.0 for usage in (likely, most)]
@@ -316,7 +316,7 @@ def _of_service(walk: Rehearsal) -> Plan:
     source = f", by {price.source}" if price else ""
     remarks = [
         f"{'estimate':>9}  {due.told(money, likely, most)}{source}",
-        f"{'student':>9}  none: training on the text of a service's answers is not built yet",
+        f"{'student':>9}  not estimated: a service's answers decide what is trained, and how long",
     ]
     return Plan(rows, size, _overspent(walk.recipe, money, likely, due), facts, remarks)
 

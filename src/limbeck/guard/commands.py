@@ -14,6 +14,14 @@ app = App(
     help_format="plaintext",
 )
 
+LogFormat = Annotated[
+    Literal["auto", "parquet", "csv", "jsonl", "otel", "litellm"],
+    Parameter(name="--format", help="What the log is; by default, as it looks."),
+]
+AccountFrom = Annotated[
+    str | None,
+    Parameter(help="LiteLLM column or OpenTelemetry attribute that names the account."),
+]
 AsJson = Annotated[
     bool, Parameter(name="--json", negative="", help="Print one JSON document on standard output.")
 ]
@@ -25,14 +33,8 @@ def ingest(
     *,
     out: Annotated[Path, Parameter(help="The state folder; it is made, or grows.")],
     accounts: Annotated[str | None, Parameter(help="A table of accounts.")] = None,
-    format_: Annotated[
-        Literal["auto", "parquet", "csv", "jsonl", "otel", "litellm"],
-        Parameter(name="--format", help="What the log is; by default, as it looks."),
-    ] = "auto",
-    account_from: Annotated[
-        str | None,
-        Parameter(help="LiteLLM column or OpenTelemetry attribute that names the account."),
-    ] = None,
+    format_: LogFormat = "auto",
+    account_from: AccountFrom = None,
     threads: Annotated[int, Parameter(help="Blocks worked on at a time.")] = 2,
     json_: AsJson = False,
 ) -> None:
@@ -54,14 +56,8 @@ def scan(
     *,
     out: Annotated[Path, Parameter(help="Where to write; a log's state grows in OUT/state.")],
     accounts: Annotated[str | None, Parameter(help="A table of accounts.")] = None,
-    format_: Annotated[
-        Literal["auto", "parquet", "csv", "jsonl", "otel", "litellm"],
-        Parameter(name="--format", help="What the log is; by default, as it looks."),
-    ] = "auto",
-    account_from: Annotated[
-        str | None,
-        Parameter(help="LiteLLM column or OpenTelemetry attribute that names the account."),
-    ] = None,
+    format_: LogFormat = "auto",
+    account_from: AccountFrom = None,
     price_in: Annotated[float, Parameter(help="What a million tokens read sell for.")] = 3.0,
     price_out: Annotated[float, Parameter(help="What a million tokens written sell for.")] = 15.0,
     engine: Annotated[Literal["duckdb", "spark"], Parameter(help="Where the SQL runs.")] = "duckdb",

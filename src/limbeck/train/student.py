@@ -135,15 +135,7 @@ def start_from_model(base: Weights, teacher: Weights, start: Path) -> dict[str, 
             "nothing about its tokens. Choose a base of the teacher's family."
         )
     network: Any = load_network(folder, torch.float32)
-    with whole_folder(start) as part:
-        network.save_pretrained(part)
-        ours.inner.save_pretrained(part)
-    return {
-        "base": base.name,
-        "fingerprint": base.fingerprint,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "layers": int(network.config.num_hidden_layers),
-    }
+    return _written(base, network, ours, start)
 
 
 def start_as_it_is(
@@ -164,6 +156,11 @@ def start_as_it_is(
                 f"{base.name} reads {context}. Take the prompt out (limbeck collect RUN "
                 "--drop-source FILE:ROW), lower teacher.max_tokens, or choose another student.base."
             )
+    return _written(base, network, tokenizer, start)
+
+
+def _written(base: Weights, network: Any, tokenizer: ChatTokenizer, start: Path) -> dict[str, Fact]:
+    """Write where a student starts from a model of its own; what the manifest keeps of it."""
     with whole_folder(start) as part:
         network.save_pretrained(part)
         tokenizer.inner.save_pretrained(part)
