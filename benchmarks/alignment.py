@@ -13,7 +13,6 @@ benchmarks/results/alignment.json; answers are kept in the cache, so that a seco
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -25,13 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from results import keep
 
 from limbeck.collect.alignment import Aligner
 from limbeck.collect.ask import ask
 from limbeck.collect.prompts import read_prompts
 from limbeck.collect.store import AnswerStore
 from limbeck.collect.told import pieces_of
-from limbeck.files import write_text
 from limbeck.models import weights
 from limbeck.models.compare import divergence_from, likelihood
 from limbeck.models.local import LocalModel, dtype_of
@@ -39,7 +38,6 @@ from limbeck.models.protocol import Asked
 from limbeck.models.tokenizer import ChatTokenizer, byte_vocabulary
 from limbeck.recipe import TrainSection, read_recipe
 from limbeck.records import Sampling, Targets, TopLogprobs
-from limbeck.run import machine
 from limbeck.train.examples import render
 from limbeck.train.learner import Lesson
 from limbeck.train.loop import train
@@ -78,10 +76,7 @@ def main() -> None:
             _say(f"{name}: {known['known']} of {known['tokens']} tokens, {rate:.0f} tokens/s")
             rows.append(_alignment(name, known, rate))
         rows += _measured(place, asked, made, tokenizer, given.runs, given.steps)
-    document = {"bench": "alignment", "machine": machine(), "rows": rows}
-    path = ROOT / "benchmarks" / "results" / "alignment.json"
-    write_text(path, json.dumps(document, indent=1) + "\n")
-    print(json.dumps(document))  # noqa: T201
+    keep("alignment", rows)
 
 
 def _answered(prompts: int) -> tuple[list[Asked], Told, frozenset[bytes]]:

@@ -77,7 +77,7 @@ class Ours:
         tokens = job["batch_tokens"] or _tokens_of(job["batch_rows"], pairs, tokenizer)
         section = TrainSection(
             steps=job["steps"], learning_rate=job["learning_rate"], warmup=0.0,
-            batch_tokens=tokens, micro_tokens=tokens, row_tokens=job["row_tokens"],
+            batch_tokens=tokens, micro_tokens=min(tokens, 768), row_tokens=job["row_tokens"],
             teacher="live" if live else "stored", **settings,
         )  # fmt: skip
         found, self.scoring = (None, 0.0) if live else _scored(job, section, pairs, kept_back)

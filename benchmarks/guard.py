@@ -13,7 +13,6 @@ on standard output, which is also kept in benchmarks/results/guard.json.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import subprocess
@@ -30,11 +29,10 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 from guard_peers import PEERS
+from results import keep
 from scipy import stats
 
-from limbeck.files import write_text
 from limbeck.guard.simulate import Attack, Plan, attacks, simulate
-from limbeck.run import machine
 
 ROOT = Path(__file__).parents[1]
 FPR = 1e-4
@@ -125,10 +123,7 @@ def main() -> None:
     for what, prompts in (("scale_100m", True), ("scale_metadata", False)):
         if what in wanted:
             rows.append(_scale(what, prompts, 100_000_000 if args.full else 2_000_000))
-    document = {"bench": "guard", "simulated": True, "machine": machine(), "rows": rows}
-    text = json.dumps(document, indent=1) + "\n"
-    write_text(ROOT / "benchmarks" / "results" / "guard.json", text)
-    print(json.dumps(document))  # noqa: T201
+    keep("guard", rows, simulated=True)
 
 
 def _recall(what: str, cover: float, prompts: bool, accounts: int, seed: int) -> float:

@@ -28,13 +28,12 @@ from typing import Any
 
 import torch
 from kernels import kernel_rows
+from results import keep
 
-from limbeck.files import write_text
 from limbeck.models import weights
 from limbeck.models.local import LocalModel, compute_dtype
 from limbeck.models.weights import ordinary_folder
 from limbeck.recipe import read_recipe
-from limbeck.run import machine
 from limbeck.train.student import drop_layers
 
 ROOT = Path(__file__).parents[1]
@@ -70,10 +69,7 @@ def main() -> None:
             rows.append(_whole_job(job, 96 if args.full else 24))
         if "sparse_against_dense" in wanted:
             rows.append(_sparse(job, 24 if args.full else 8))
-    document = {"bench": "train", "machine": machine(), "rows": rows}
-    kept = ROOT / "benchmarks" / "results" / "train.json"
-    write_text(kept, json.dumps(document, indent=1) + "\n")
-    print(json.dumps(document))  # noqa: T201
+    keep("train", rows)
 
 
 def _job(scratch: Path, rows: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ also kept in benchmarks/results/walk.json. Contenders take turns; figures are me
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -18,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results import keep
 
 from limbeck.collect.prompts import read_prompts
-from limbeck.files import write_text
 from limbeck.models import weights
 from limbeck.models.local import LocalModel
 from limbeck.models.protocol import Asked
 from limbeck.recipe import read_recipe
 from limbeck.records import Prompt, Sampling
-from limbeck.run import machine
 from limbeck.train.batch import pack
 from limbeck.train.examples import render
 from limbeck.train.losses import divergence
@@ -51,9 +49,7 @@ def main() -> None:
         _row("generate", _generate(teacher, prompts, sampling), runs),
         _row("train_step", _train_step(teacher, asked[: PROMPTS // 2]), runs),
     ]
-    document = {"bench": "walk", "machine": machine(), "rows": rows}
-    write_text(ROOT / "benchmarks" / "results" / "walk.json", json.dumps(document, indent=1) + "\n")
-    print(json.dumps(document))  # noqa: T201
+    keep("walk", rows)
 
 
 def _row(what: str, contenders: Mapping[str, Callable[[], int]], runs: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Ten seconds of this machine: the rooms' own code timed on networks of a few layers.
 
-The networks are Llamas of the model's sizes with random weights, one of a single layer and one of
+The networks are Llamas of the model's sizes with random weights, one of two layers and one of
 several, so that a line through the two gives any number of layers. What is timed is what will run,
 `LocalModel.generate` and `score` and `Learner.learn`, in batches as large as the recipe's if they
 take no more than a second.
@@ -29,8 +29,9 @@ from limbeck.progress import Meter
 from limbeck.records import Answer, Example, Message, Prompt, Sampling, Targets, Usage
 
 TABLE = 2**26  # numbers in the embedding of a probe: a larger vocabulary is cut, and scaled up
-LAYERS, LARGEST = 4, 2**28  # layers of the deeper probe, and parameters in them
-SECONDS = 0.8  # that the longest single timing should take
+# Layers of the two probes (fewer stay in the caches from step to step), and parameters in them.
+SHALLOW, LAYERS, LARGEST = 2, 8, 2**28
+SECONDS = 1.0  # that the longest single timing should take
 SMALL = 8  # times smaller is the second batch that is timed
 STEPS = 6  # decoding steps that are timed
 SURE = 20.0  # of the last norm: as in a trained model, few tokens have most of the chance
@@ -93,23 +94,23 @@ def disk_rate(folder: Path, size: int = 2**26) -> float:
 
 
 def product_rate(shape: Shape, tokens: int, dtype: torch.dtype) -> float:
-    """Operations a second of (tokens, H) by (H, I), the best of a few."""
+    """Operations a second of (tokens, H) by (H, I)."""
     left = torch.randn(tokens, shape.hidden, device=device()).to(dtype)
     right = torch.randn(shape.hidden, shape.inner, device=device()).to(dtype)
-    best = min(_timed(lambda: (left @ right)[0, 0].item()) for _ in range(5))
-    return 2 * tokens * shape.hidden * shape.inner / best
+    once = _timed(lambda: (left @ right)[0, 0].item())
+    return 2 * tokens * shape.hidden * shape.inner / once
 
 
 def measure(job: Job, shape: Shape) -> Rates:
     """Time answering, scoring and learning at the job's batches with models of this shape."""
     dtype = compute_dtype(job.recipe.train.precision)
     product = product_rate(shape, 512, dtype)
-    deep = min(LAYERS, max(2, LARGEST // shape.layer_parameters))
+    deep = min(LAYERS, max(2 * SHALLOW, LARGEST // shape.layer_parameters))
     vocabulary = min(shape.vocabulary, max(1024, TABLE // shape.hidden))
     outside = shape.vocabulary / vocabulary
     found: dict[str, dict[tuple[int, float], float]] = {}
     budget = SECONDS * product / (2 * 2 * shape.layer_parameters * deep)  # tokens, at half speed
-    for layers in (1, deep):
+    for layers in (SHALLOW, deep):
         with _folder(shape.cut(layers), vocabulary) as folder:
             timings = _Timings(job, folder, vocabulary, budget)
             for name, rows in timings.all().items():
@@ -178,7 +179,7 @@ class _Timings:
                     pass
 
             once()
-            timings[float(rows)] = min(_timed(once), _timed(once))
+            timings[float(rows)] = _timed(once)
         return timings
 
     def learn(self) -> dict[float, float]:
@@ -201,7 +202,7 @@ class _Timings:
                 learner.learn(step, silent)
 
             once()
-            timings[float(rows * (length + learnt))] = min(_timed(once), _timed(once))
+            timings[float(rows * (length + learnt))] = _timed(once)
         return timings
 
     def kept(self) -> tuple[int, float, int]:
@@ -239,9 +240,13 @@ class _Silent:
 
 
 def _timed(once: Callable[[], Any]) -> float:
-    began = _now()
-    once()
-    return _now() - began
+    """The median of three: the best of them is better than what then happens."""
+    took: list[float] = []
+    for _ in range(3):
+        began = _now()
+        once()
+        took.append(_now() - began)
+    return float(np.median(took))
 
 
 @contextmanager
