@@ -205,7 +205,7 @@ def _measured(
             told = divergence_from(columns, trained, asked["held_out"])
             kl[name].append(float((told * tokens).sum() / size))
             _say(f"run {run} {name}: {nll[name][-1]:.4f} nats/byte, {kl[name][-1]:.4f} to the told")
-    return [_row("held_out_nll", nll), _row("kl_to_told", kl)]
+    return [_row(f"held_out_nll, {steps} steps", nll), _row(f"kl_to_told, {steps} steps", kl)]
 
 
 def _trained(

@@ -117,7 +117,6 @@ def test_chunks_change_nothing_but_rounding(
     whole, grads = learn(case, kind, teacher), [g.clone() for g in grads_of(case)]
     for chunk, block in ((1, 1), (3, 60), (4, 31), (100, 1)):
         monkeypatch.setattr(fused, "_BLOCK", block)
-        monkeypatch.setattr(fused, "_LIVE_BLOCK", block)
         part = learn(case, kind, teacher, token_chunk=chunk)
         torch.testing.assert_close(part.values, whole.values, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(part.kls, whole.kls, rtol=1e-12, atol=1e-14)

@@ -33,8 +33,7 @@ from limbeck.train.losses import (
 from limbeck.train.projection import Gradients, Logits, slices
 from limbeck.train.teacher import Live, Sparse, TargetError, check_states, check_targets, one_hot
 
-_BLOCK = 2**19  # logits that take all passes before the next do: they stay in a core's cache
-_LIVE_BLOCK = 2**17  # the same beside a live teacher's, with everything between the two
+_BLOCK = 2**19  # logits that take all passes before the next do: they stay in the cache
 
 
 class Fused(NamedTuple):
@@ -166,9 +165,7 @@ def _run(
         Logits("teacher", one.states, one.head, *how) if isinstance(one, Live) else one
         for one in (term.targets for term in terms)
     ]
-    block = chunk
-    if states.device.type == "cpu":
-        block = max(1, (_LIVE_BLOCK if isinstance(terms[0].targets, Live) else _BLOCK) // v)
+    block = max(1, _BLOCK // v) if states.device.type == "cpu" else chunk
     values, kls = states.new_empty((2, n), dtype=wide)
     for rows in slices(0, n, chunk):
         for one in (student, *teachers):
