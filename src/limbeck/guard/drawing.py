@@ -161,13 +161,14 @@ def _accounts(
     ordered = sorted(of, key=lambda account: (mean[account], account))
     gap = (span[1] - span[0]) / max(1, len(ordered))
     bend = (x + edge) // 2
+    opacity = f"{min(0.6, 8 / max(1, len(ordered))) + 0.12:.2f}"
     dots: list[Element] = []
     lines: list[Element] = []
     for n, account in enumerate(ordered):
         y = span[0] + (n + 0.5) * gap
         d = "".join(f"M{x} {y:.0f}C{bend} {y:.0f} {bend} {centre[p]:.0f} {edge} {centre[p]:.0f}"
                     for p in of[account])  # fmt: skip
-        lines.append(el("path", d=d, class_=f"link {side}"))
+        lines.append(el("path", d=d, class_=f"link {side}", stroke_opacity=opacity))
         radius = f"{min(3.5, max(1.6, gap / 2)):.1f}"
         dots.append(el("circle", el("title", account), cx=x, cy=f"{y:.0f}", r=radius, class_=side))
     return lines + dots

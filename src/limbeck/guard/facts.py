@@ -187,4 +187,3 @@ def _campaign(number: int, scan: Scan, names: Array, read: _Read) -> Campaign:
         ],
         samples=read.of("samples", number),
     )
-

@@ -291,9 +291,7 @@ def _without(scan: Scan, number: int, members: Any) -> dict[str, dict[str, Any]]
     return told
 
 
-def _honest(
-    facts: Campaign, scan: Scan, families: Sequence[tuple[str, int]]
-) -> dict[str, Any]:
+def _honest(facts: Campaign, scan: Scan, families: Sequence[tuple[str, int]]) -> dict[str, Any]:
     """What else could bring such a cohort about, and what speaks against it."""
     uneven = max(
         float(np.exp(one.even[one.family == f][0]))

@@ -64,7 +64,9 @@ def _header(document: Mapping[str, Any]) -> Element:
             el("b", _count(len(told), "campaign"), class_="hostile"),
             f": {document['flagged']:,} accounts took {calls:,} answers.",
         )
-        lede = f"Found in {log}, worth {value:,.2f} at the prices given to the scan."
+        lede = (
+            f"Found in {log}. What was taken is worth {value:,.2f} at the prices given to the scan."
+        )
     else:
         head = el("h1", "No campaign was found.")
         lede = f"Searched: {log}. Accounts that hide among more cover than a scan sees through, or "
@@ -174,14 +176,17 @@ def _timeline(one: Mapping[str, Any], facts: Campaign, log: Facts) -> list[Eleme
 def _network(facts: Campaign) -> list[Element]:
     head = el("h3", "What its accounts share")
     if not facts.links:
-        return [head, el("p", "Nothing that can be drawn: no two share anything.", class_="missing")]
+        return [
+            head,
+            el("p", "Nothing that can be drawn: no two share anything.", class_="missing"),
+        ]
     drawn = drawing.both(lambda width: drawing.network(facts, width))
     shown = len({account for account, _ in facts.links}) - len(facts.lookalikes)
     caption = (
         f"{shown:,} of {len(facts.members):,} members, and the {len(facts.lookalikes):,} accounts "
         "most like them that were not named. A line is a call with it, or an entry in the table of "
-        "accounts. Look-alikes share things too; they do not divide the work. What nearly everyone "
-        "has, such as a common client, links nobody by itself."
+        "accounts. Look-alikes share things too, but their calls do not show that they divide the "
+        "work. What nearly everyone has, such as a common client, links nobody by itself."
     )
     return [head, el("figure", drawn, el("figcaption", caption))]
 

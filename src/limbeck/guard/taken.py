@@ -1,4 +1,4 @@
-"""SQL of what campaigns took and what their members share: the one place that reads a scan's tables.
+"""SQL of what campaigns took and what their members share: all that reads a scan's tables.
 
 Read are `events`, `templated`, `templates`, `families`, `stacks`, `volumes` and `account_ids` as
 `scan.py` keeps them, `sketched` and `accounts` as the state folder has them, `texts` (the masked
@@ -215,8 +215,8 @@ def set_ups() -> str:
 def samples() -> str:
     """Masked templates of a campaign's calls, as far as a text was kept."""
     return """SELECT campaign, text, calls, accounts FROM (
-            SELECT *, row_number() OVER (PARTITION BY campaign ORDER BY calls DESC, text) AS n FROM (
-                SELECT k.campaign, x.text, count(*) AS calls, count(DISTINCT k.aid) AS accounts
+            SELECT *, row_number() OVER (PARTITION BY campaign ORDER BY calls DESC, text) AS n
+            FROM (SELECT k.campaign, x.text, count(*) AS calls, count(DISTINCT k.aid) AS accounts
                 FROM taken k JOIN texts x ON x.skeleton = k.skeleton
                 GROUP BY k.campaign, x.text) g) r
         WHERE n <= 8 ORDER BY n"""

@@ -9,7 +9,7 @@ from typing import Any
 
 from limbeck.errors import InputError
 from limbeck.files import write_text
-from limbeck.guard import findings, logs, report, scan
+from limbeck.guard import findings, logs, report, scan, stix
 from limbeck.guard import state as kept
 from limbeck.guard.engine import Engine, Kind
 from limbeck.guard.readers.source import Source
@@ -62,6 +62,7 @@ def walk(
             found = scan.find(engine, say=lambda step: say(f"{step:>9}  {STEPS[step]}"))
             document, campaigns, log = findings.write(engine, found, out, price, told)
             write_text(out / "report.html", report.page(document, campaigns, log))
+            write_text(out / "campaigns.stix.json", stix.bundle(document, campaigns))
             return document
     finally:
         shutil.rmtree(work, ignore_errors=True)
