@@ -156,10 +156,82 @@ def explain(
 
     Example: limbeck guard explain found acct_1234
     """
-    from limbeck.guard import findings
+    from limbeck.guard import enforce, findings
 
     told = findings.explain(out, account)
-    _tell(json_, told, "\n".join(findings.lines(told)))
+    told["decisions"] = enforce.history(out / enforce.FILE, account)
+    lines = findings.lines(told)
+    lines += [f"On {one['step']}, signed by {one['signed_by']}" for one in told["decisions"]]
+    _tell(json_, told, "\n".join(lines))
+
+
+@app.command
+def decide(
+    out: Annotated[Path, Parameter(help="The folder of a finished scan.")],
+    *,
+    campaign: Annotated[str, Parameter(help="Which, as C1.")],
+    step: Annotated[
+        Literal["observe", "throttle", "hide-reasoning", "mark", "verify", "suspend"],
+        Parameter(help="How far to go."),
+    ],
+    by: Annotated[str, Parameter(help="The person who signs.")],
+    why: Annotated[str, Parameter(help="The reason, for the record.")] = "",
+    until: Annotated[str | None, Parameter(help="The day on which it ends, YYYY-MM-DD.")] = None,
+    lifted: Annotated[
+        bool, Parameter(negative="", help="Also accounts of which an appeal was granted.")
+    ] = False,
+    json_: AsJson = False,
+) -> None:
+    """Sign what is done about a campaign's accounts: OUT/decisions.sqlite, for gateways to look up.
+
+    Example: limbeck guard decide found --campaign C1 --step throttle --by "A. Person"
+    """
+    from limbeck.guard import enforce, findings
+
+    accounts, path = findings.members(out, campaign), out / enforce.FILE
+    end = _end_of(until)
+    put, left = enforce.decide(
+        path, accounts, step=step, campaign=campaign, by=by, why=why, until=end, again=lifted
+    )
+    told = {"decisions": str(path), "step": step, "accounts": put, "left_out": left}
+    said = f"{put:,} accounts of {campaign} are on {step}, signed by {by.strip()}, in {path}"
+    _tell(json_, told, said + (f"; {left:,} left out after an appeal" if left else ""))
+
+
+@app.command
+def appeal(
+    out: Annotated[Path, Parameter(help="The folder of a finished scan.")],
+    account: Annotated[str, Parameter(help="The account's name, as the log has it.")],
+    *,
+    by: Annotated[str, Parameter(help="The person who grants it.")],
+    why: Annotated[str, Parameter(help="The reason, for the record.")],
+    json_: AsJson = False,
+) -> None:
+    """Grant an account's appeal: what stands against it is lifted, and that is recorded.
+
+    Example: limbeck guard appeal found acct_1234 --by "A. Person" --why "a class of students"
+    """
+    from limbeck.guard import enforce
+
+    stood = enforce.lift(out / enforce.FILE, account, by=by, why=why)
+    told = {"account": account, "lifted": stood.step, "campaign": stood.campaign}
+    _tell(json_, told, f"{account} is no longer on {stood.step} ({stood.campaign})")
+
+
+def _end_of(day: str | None) -> float | None:
+    from datetime import UTC, datetime
+
+    from limbeck.errors import InputError
+
+    if day is None:
+        return None
+    try:
+        end = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise InputError(f"--until {day} is no date; write it as 2026-12-31") from None
+    if end <= datetime.now(UTC):
+        raise InputError(f"--until {day} is over; name a day to come")
+    return end.timestamp()
 
 
 @app.command

@@ -110,15 +110,35 @@ def warnings(ingested: dict[str, Any]) -> list[str]:
     return lines
 
 
+def members(out: Path, campaign: str) -> list[str]:
+    """The accounts of a campaign that a finished scan named.
+
+    Raises:
+        InputError: `out` holds no scan, or it named no such campaign.
+    """
+    _scanned(out)
+    document = json.loads((out / "campaigns.json").read_text(encoding="utf-8"))
+    known: dict[str, list[str]] = {one["id"]: one["members"] for one in document["campaigns"]}
+    if campaign not in known:
+        named = ", ".join(known) or "none"
+        raise InputError(f"The scan in {out} named no campaign {campaign}; it named {named}")
+    return known[campaign]
+
+
+def _scanned(out: Path) -> Path:
+    path = out / "accounts.parquet"
+    if not path.exists() or not (out / "campaigns.json").exists():
+        raise InputError(f"{out} holds no scan; first: limbeck guard scan CALLS --out {out}")
+    return path
+
+
 def explain(out: Path, account: str) -> dict[str, Any]:
     """Why an account was flagged, or not, by a finished scan.
 
     Raises:
         InputError: `out` holds no scan, or the scan saw no such account.
     """
-    path = out / "accounts.parquet"
-    if not path.exists():
-        raise InputError(f"{out} holds no scan; first: limbeck guard scan CALLS --out {out}")
+    path = _scanned(out)
     rows = pq.read_table(path, filters=[("account", "=", account)]).to_pylist()
     if not rows:
         raise InputError(f"The scan in {out} saw no account {account}")
