@@ -43,7 +43,7 @@ class Campaign:
     """One campaign.
 
     `totals` has calls, tokens_in, tokens_out, first and last (hours since 1970); `hours` and `days`
-    are rows of its calls and tokens_out; `ways` counts its calls by elicitation and capability.
+    are rows of its calls and tokens_out; `ways` counts its calls by capability.
     `largest` is the share of members with the commonest organisation, payment and network. `links`
     are pairs of an account drawn and its place in `shared`; `lookalikes` are those of no campaign.
     """

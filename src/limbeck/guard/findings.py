@@ -17,8 +17,9 @@ from limbeck.files import whole_file, write_text
 from limbeck.guard.arrow import pa, pq
 from limbeck.guard.engine import Engine
 from limbeck.guard.facts import Campaign, Facts, gather
-from limbeck.guard.scan import FLAG, Families, Scan
+from limbeck.guard.scan import FLAG, Families, Floats, Scan
 from limbeck.guard.schema import CAPABILITIES
+from limbeck.guard.taken import ELICITATION
 
 VERSION = 1
 OPENLY = 0.8
@@ -255,24 +256,24 @@ def _timeline(facts: Campaign, log: Facts) -> list[dict[str, Any]]:
 
 
 def _capabilities(facts: Campaign) -> dict[str, Any]:
-    way = np.array([row["way"] for row in facts.ways])
-    calls = np.array([row["n"] for row in facts.ways])
-    skill, bits, total = way % 256 - 1, way // 256, max(1, int(calls.sum()))
+    total = max(1, sum(row["n"] for row in facts.ways))
     names = ("unknown", *CAPABILITIES)
-    sought: dict[str, int] = {
-        names[s + 1]: int(calls[skill == s].sum()) for s in np.unique(skill).tolist()
+    sought: dict[str, int] = {names[row["skill"] + 1]: row["n"] for row in facts.ways}
+    asks = {name: round(sum(row[name] for row in facts.ways) / total, 4) for name in ELICITATION}
+    ordered = {
+        name: sought[name] for name in sorted(sought, key=lambda name: (-sought[name], name))
     }
-    asks = {
-        name: round(int(calls[(bits >> i) & 1 == 1].sum()) / total, 4)
-        for i, name in enumerate(("reasoning", "rubric", "trace"))
-    }
-    ordered = {name: sought[name] for name in sorted(sought, key=lambda name: -sought[name])}
     return {"calls": ordered, "share_that_elicits": asks}
 
 
 def _p(scan: Scan, layer: str, family: int) -> float:
     families = next(one for one in scan.layers if one.layer == layer)
     return float(families.p[families.family == family][0])
+
+
+def _uneven(families: Families) -> Floats:
+    """The CV² of members' rates in each family of a layer."""
+    return np.exp(families.even)
 
 
 def _evidence(
@@ -287,10 +288,10 @@ def _evidence(
             continue
         best = mine[int(one.p[mine].argmin())]
         told[one.layer] = {
-            "shares": WHAT[one.layer],
+            "shares": WHAT.get(one.layer, one.layer),
             "families": len(mine),
             "p_value": float(one.p[best]),
-            "cv2_of_members": round(float(np.exp(one.even[best])), 4),
+            "cv2_of_members": round(float(_uneven(one)[best]), 4),
             "marks": {name: round(float(mark[best]), 4) for name, mark in one.rest.items()},
             "z": {
                 "even": round(float(one.z_even[best]), 2),
@@ -314,7 +315,7 @@ def _without(scan: Scan, number: int, members: Any) -> dict[str, dict[str, Any]]
 def _honest(facts: Campaign, scan: Scan, families: Sequence[tuple[str, int]]) -> dict[str, Any]:
     """What else could bring such a cohort about, and what speaks against it."""
     uneven = max(
-        float(np.exp(one.even[one.family == f][0]))
+        float(_uneven(one)[one.family == f][0])
         for one in scan.layers
         for layer, f in families
         if layer == one.layer
@@ -327,7 +328,7 @@ def _honest(facts: Campaign, scan: Scan, families: Sequence[tuple[str, int]]) ->
         "a tool or rubric that many use": {
             "cv2_of_members": round(uneven, 4),
             "cv2_of_honest_use": {
-                one.layer: round(float(np.exp(np.median(one.even))), 2) for one in scan.layers
+                one.layer: round(float(np.median(_uneven(one))), 2) for one in scan.layers
             },
         },
     }

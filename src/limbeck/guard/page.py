@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeAlias
-from xml.etree.ElementTree import Element, tostring
+from typing import TypeAlias, cast
+from xml.etree.ElementTree import Element, iselement, tostring
 
 Child: TypeAlias = "Element | str | Iterable[Element | str]"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -20,13 +20,16 @@ def el(tag: str, *children: Child, **attributes: object) -> Element:
         if value is not None:
             made.set(name.rstrip("_").replace("_", "-"), CONTROL.sub("�", str(value)))
     for child in children:
-        for one in [child] if isinstance(child, str | Element) else child:
-            _append(made, one)
+        if isinstance(child, str) or iselement(child):
+            _append(made, child)
+        else:
+            for one in cast("Iterable[Element | str]", child):
+                _append(made, one)
     return made
 
 
 def _append(parent: Element, child: Element | str) -> None:
-    if isinstance(child, Element):
+    if not isinstance(child, str):
         parent.append(child)
         return
     text = CONTROL.sub("�", child)

@@ -222,7 +222,7 @@ def _evidence(one: Mapping[str, Any]) -> list[Element]:
         left = without.get(layer, {"share": 0.0, "links": False})
         rows.append(
             [
-                el("span", LAYERS.get(layer, layer), el("small", seen["shares"])),
+                el("span", LAYERS.get(str(layer), str(layer)), el("small", seen["shares"])),
                 f"{seen['members']:,}",
                 f"{seen['p_value']:.1g}",
                 f"{seen['cv2_of_members']:.2g}",

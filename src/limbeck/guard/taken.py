@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from limbeck.guard.engine import Engine
+from limbeck.guard.features import PLAIN
 from limbeck.guard.scan import SOURCES
 
 Kind: TypeAlias = Literal["payment", "sign-up", "network", "template", "set-up"]
@@ -22,6 +23,7 @@ SHOWN = 110
 """Members drawn of a campaign, and as many look-alikes."""
 SPAN = 3
 """Days that count as one sign-up span."""
+ELICITATION = ("reasoning", "rubric", "trace")
 SUMS = "count(*) AS calls, cast(sum(tokens_out) AS bigint) AS tokens_out"
 BY_ACCOUNT = "FROM accounts a JOIN account_ids i ON i.account = a.account"
 
@@ -49,7 +51,7 @@ def _picked(layer: str) -> str:
 
 def taken() -> str:
     """Those calls, with what is told of them."""
-    return """SELECT e.call, e.aid, m.campaign, e.hour, e.method, e.stack, e.skeleton, e.tokens_in,
+    return """SELECT e.call, e.aid, m.campaign, e.hour, e.stack, e.skeleton, e.tokens_in,
             e.tokens_out FROM events e JOIN members m ON m.aid = e.aid
         WHERE e.call IN (SELECT call FROM picked)"""
 
@@ -79,9 +81,15 @@ def days(engine: Engine) -> str:
 
 
 def ways() -> str:
-    """Elicitation and capability of a campaign's calls, as `features.events` codes them."""
-    return """SELECT campaign, way, count(*) AS n
-        FROM (SELECT campaign, method % 2048 AS way FROM taken) GROUP BY campaign, way"""
+    """What a campaign's calls seek and ask for: capability (−1 unknown), and their elicitation."""
+    asks = {
+        name: f"cast(sum(CASE WHEN c.{name} >= {PLAIN} THEN 1 ELSE 0 END) AS bigint) AS {name}"
+        for name in ELICITATION
+    }
+    return f"""SELECT k.campaign, coalesce(c.capability, -1) AS skill, count(*) AS n,
+            {", ".join(asks.values())}
+        FROM taken k JOIN sketched c ON c.call = k.call
+        GROUP BY k.campaign, coalesce(c.capability, -1)"""
 
 
 def places() -> str:
