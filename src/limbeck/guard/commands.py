@@ -161,7 +161,8 @@ def explain(
     told = findings.explain(out, account)
     told["decisions"] = enforce.history(out / enforce.FILE, account)
     lines = findings.lines(told)
-    lines += [f"On {one['step']}, signed by {one['signed_by']}" for one in told["decisions"]]
+    for one in told["decisions"]:
+        lines.append(f"Decided ({one['campaign']}): {one['step']}, signed by {one['signed_by']}")
     _tell(json_, told, "\n".join(lines))
 
 
