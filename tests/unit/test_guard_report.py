@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guard_found import EVIL, Found
-from limbeck.guard import drawing, findings
+from guard_world import Campaign as Hostile
+from guard_world import world, write
+from limbeck.__main__ import run
+from limbeck.guard import drawing, findings, scan
 from limbeck.guard.facts import Campaign, Shared
 from limbeck.guard.page import el, written
+from limbeck.guard.schema import SKETCH
 
 VOID = {"meta", "br", "img"}
 CHROMIUM = Path("/usr/bin/chromium")
@@ -95,6 +102,48 @@ def test_metadata_mode_is_said_and_counts_are_over_all_logs() -> None:
     assert findings.warnings({"version": 1, "logs": []}) == []
     part = findings.warnings({"mode": "full", "with_prompt": 25, "calls": 100})
     assert part == ["Only 25% of the calls have a prompt; of others metadata is judged"]
+
+
+def test_without_prompts_or_accounts_nothing_is_claimed_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever the scan finds, here the truth is named by its client set-up."""
+    table, truth = world(11, 300, [Hostile(60, cover=0.3, templates=1)])
+    bare = ["network", "asn", *(field.name for field in SKETCH if field.name != "chars")]
+    for name in bare:
+        place = table.schema.get_field_index(name)
+        nothing = pa.nulls(table.num_rows, table.schema.field(name).type)
+        table = table.set_column(place, name, nothing)
+    write(table, tmp_path / "state" / "sketched")
+    ingested = {"version": 1, "mode": "metadata", "cannot_see": ["no accounts: payment"]}
+    (tmp_path / "state" / "ingest.json").write_text(json.dumps(ingested))
+    find = scan.find
+
+    def known(engine: Any, **options: Any) -> scan.Scan:
+        found = find(engine, **options)
+        names = engine.fetch("SELECT account FROM account_ids ORDER BY aid")["account"].to_pylist()
+        of = truth[[int(name[1:]) for name in names]]
+        client = next(layer for layer in found.layers if layer.layer == "client")
+        busiest = int(client.family[client.members.argmax()])
+        p = np.where(of == 0, 1e-5, 1.0)
+        keys: Any = {("client", busiest): 0}
+        return replace(found, keys=keys, campaign=of, p_value=p, evidence={"client": p})
+
+    monkeypatch.setattr(scan, "find", known)
+    out = tmp_path / "out"
+    assert run(["guard", "scan", str(tmp_path / "state"), "--out", str(out)]) == 1
+    told = json.loads((out / "campaigns.json").read_text())
+    one = told["campaigns"][0]
+    assert all(truth[int(name[1:])] == 0 for name in one["members"])
+    assert set(one["capabilities"]["share_that_elicits"].values()) == {None}
+    weighed = one["honest_explanations"]
+    assert all(w["share"] is None for w in weighed.values() if "share" in w)
+    page = Page((out / "report.html").read_text(encoding="utf-8"))
+    assert "There is no prompt in the log: only metadata is judged" in page.texts
+    assert "Not to be seen, no accounts: payment" in page.texts
+    assert "not seen" in page.texts and "the log does not tell" in page.texts
+    assert "reasoning" not in (out / "campaigns.stix.json").read_text()
+    assert run(["guard", "explain", str(out), one["members"][0]]) == 0
 
 
 def test_look_alikes_are_drawn_and_are_not_members(page: Page, scanned: Found) -> None:

@@ -167,7 +167,7 @@ def lines(told: dict[str, Any]) -> list[str]:
     seats = [
         f"  {name}: {weighed[name]['share']:.0%} of them share the largest"
         for name in weighed
-        if "share" in weighed[name]
+        if weighed[name].get("share") is not None
     ]
     return [head + chance, "They share", *shared, "Honest explanations that were weighed", *seats]
 
@@ -181,7 +181,7 @@ def _settled(
     aside: list[dict[str, Any]] = []
     for one in found:
         number = one.pop("number")
-        if one["honest_explanations"]["one organisation"]["share"] >= OPENLY:
+        if (one["honest_explanations"]["one organisation"]["share"] or 0) >= OPENLY:
             aside.append({key: one[key] for key in one if key not in ("members", "shared")})
         else:
             ids[number] = f"C{len(ids) + 1}"
@@ -256,10 +256,14 @@ def _timeline(facts: Campaign, log: Facts) -> list[dict[str, Any]]:
 
 
 def _capabilities(facts: Campaign) -> dict[str, Any]:
-    total = max(1, sum(row["n"] for row in facts.ways))
+    """What its calls seek; shares are of those with a prompt, None where there is none."""
+    total = sum(row["n"] for row in facts.ways if row["skill"] >= 0)
     names = ("unknown", *CAPABILITIES)
     sought: dict[str, int] = {names[row["skill"] + 1]: row["n"] for row in facts.ways}
-    asks = {name: round(sum(row[name] for row in facts.ways) / total, 4) for name in ELICITATION}
+    asks = {
+        name: round(sum(row[name] for row in facts.ways) / total, 4) if total else None
+        for name in ELICITATION
+    }
     ordered = {
         name: sought[name] for name in sorted(sought, key=lambda name: (-sought[name], name))
     }
@@ -320,7 +324,8 @@ def _honest(facts: Campaign, scan: Scan, families: Sequence[tuple[str, int]]) ->
         for layer, f in families
         if layer == one.layer
     )
-    share = {name: round(facts.largest.get(name, 0.0), 4) for name in LARGEST}
+    known = {name: round(share, 4) for name, share in facts.largest.items()}
+    share = {name: known.get(name) for name in LARGEST}  # None: the log does not tell
     return {
         "one organisation": {"share": share["organisation"]},
         "one payment": {"share": share["payment"]},

@@ -144,8 +144,8 @@ def _campaign(one: Mapping[str, Any], facts: Campaign, log: Facts) -> Element:
         "Share of their calls": f"{one['calls'] / max(1, one['calls_with_cover']):.0%}",
         "Tokens read": f"{one['tokens_in']:,}",
         "Tokens written": f"{one['tokens_out']:,}",
-        "Ask for reasoning": f"{asked['reasoning']:.0%}",
-        "Ask for a rubric": f"{asked['rubric']:.0%}",
+        "Ask for reasoning": _share(asked["reasoning"]),
+        "Ask for a rubric": _share(asked["rubric"]),
         "Score": f"{one['confidence']['score']} of 100",
     }
     return _section(
@@ -159,6 +159,10 @@ def _campaign(one: Mapping[str, Any], facts: Campaign, log: Facts) -> Element:
         _members(one),
         id=one["id"],
     )
+
+
+def _share(value: float | None) -> str:
+    return "not seen" if value is None else f"{value:.0%}"
 
 
 def _timeline(one: Mapping[str, Any], facts: Campaign, log: Facts) -> list[Element]:
@@ -238,7 +242,9 @@ def _honest(one: Mapping[str, Any]) -> list[Element]:
     lines: list[list[Element | str]] = []
     for name, weighed in one["honest_explanations"].items():
         if "share" in weighed:
-            said = f"the largest is shared by {weighed['share']:.0%} of members"
+            said = "the log does not tell"
+            if weighed["share"] is not None:
+                said = f"the largest is shared by {weighed['share']:.0%} of members"
         else:
             usual = ", ".join(f"{k} {v:g}" for k, v in weighed["cv2_of_honest_use"].items())
             said = f"members divide it with a CV² of {weighed['cv2_of_members']:g} at most; "

@@ -79,7 +79,8 @@ EPOCH = "2026-01-01T00:00:00Z"
 def _campaign(one: Mapping[str, Any], facts: Campaign, common: Object) -> list[Object]:
     """The campaign, its accounts and networks as observed, and an indicator a network."""
     accounts = [_observable("user-account", "account_login", name) for name in one["members"]]
-    asks = one["capabilities"]["share_that_elicits"]
+    asks = one["capabilities"]["share_that_elicits"]["reasoning"]
+    asking = "" if asks is None else f"; {asks:.0%} of the calls ask for reasoning"
     sought = ", ".join(list(one["capabilities"]["calls"])[:4])
     campaign = _object(
         "campaign",
@@ -87,8 +88,8 @@ def _campaign(one: Mapping[str, Any], facts: Campaign, common: Object) -> list[O
         [one["members"]],
         name=f"Model distillation by {one['accounts']:,} accounts ({one['id']})",
         description=f"{one['accounts']:,} accounts divide one work-list: {one['calls']:,} answers, "
-        f"{one['tokens_out']:,} tokens written. Seeks {sought}; {asks['reasoning']:.0%} of the "
-        "calls ask for reasoning. Found by statistics and not confirmed by a person.",
+        f"{one['tokens_out']:,} tokens written. Seeks {sought}{asking}. Found by statistics and "
+        "not confirmed by a person.",
         objective="Train a model on the answers of another",
         first_seen=_time(one["first_call"]),
         last_seen=_time(one["last_call"]),

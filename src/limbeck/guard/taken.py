@@ -93,22 +93,23 @@ def ways() -> str:
 
 
 def places() -> str:
-    """Networks and systems that a campaign's calls came from, by more than one member."""
+    """Networks and systems that a campaign's calls came from."""
     return " UNION ALL ".join(
         f"""SELECT t.campaign, '{name}' AS kind, c.{name} AS name,
             count(DISTINCT t.aid) AS members, min(t.hour) AS first, max(t.hour) AS last
         FROM taken t JOIN sketched c ON c.call = t.call WHERE c.{name} IS NOT NULL
-        GROUP BY t.campaign, c.{name} HAVING min(t.aid) <> max(t.aid)"""
+        GROUP BY t.campaign, c.{name}"""
         for name in ("network", "asn")
     )
 
 
 def crowds() -> str:
-    """How many accounts call from each of these places in all."""
+    """How many accounts call from each place that several members share, in all."""
     return " UNION ALL ".join(
         f"""SELECT p.campaign, p.kind, p.name, p.members, p.first, p.last,
             count(DISTINCT c.account) AS users
-        FROM places p JOIN sketched c ON c.{name} = p.name WHERE p.kind = '{name}'
+        FROM places p JOIN sketched c ON c.{name} = p.name
+        WHERE p.kind = '{name}' AND p.members > 1
         GROUP BY p.campaign, p.kind, p.name, p.members, p.first, p.last"""
         for name in ("network", "asn")
     )
