@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from guard_found import Found, found
 from papers import Made, make_run
 
 
@@ -23,3 +24,9 @@ def made(finished_made: Made, tmp_path: Path) -> Made:
     folder = tmp_path / "run"
     shutil.copytree(finished_made.folder, folder)
     return replace(finished_made, folder=folder)
+
+
+@pytest.fixture(scope="session")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """A finished scan that named one campaign, to be read only."""
+    return found(tmp_path_factory.mktemp("scanned"))

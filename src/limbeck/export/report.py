@@ -121,7 +121,7 @@ def write_report(folder: Path) -> Path:
             f"The report needs {error.name}; install it with: pip install 'limbeck[report]'"
         ) from None
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(Path(__file__).parents[:2]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

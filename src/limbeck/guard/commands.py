@@ -65,7 +65,7 @@ def scan(
     threads: Annotated[int, Parameter(help="Threads at work.")] = 2,
     json_: AsJson = False,
 ) -> None:
-    """Find campaigns: writes OUT/accounts.parquet and OUT/campaigns.json.
+    """Find campaigns: writes OUT/accounts.parquet, campaigns.json, report.html and STIX 2.1.
 
     Exit codes: 0 no campaign was found, 1 at least one was, 2 the input is wrong. Scanning again
     with a later log adds it to what OUT/state holds.
@@ -87,9 +87,61 @@ def scan(
     ]
     count, seen = len(lines), f"{told['calls']:,} calls of {told['accounts']:,} accounts"
     found = f"{count} campaigns" if count != 1 else "1 campaign"
-    lines += [f"{found if count else 'No campaign'} in {seen}; see {out / 'campaigns.json'}"]
+    lines += [f"{found if count else 'No campaign'} in {seen}; see {out / 'report.html'}"]
     _tell(json_, told, "\n".join(lines))
     if told["campaigns"]:
+        raise SystemExit(1)
+
+
+@app.command
+def watch(
+    folder: Annotated[Path, Parameter(help="A folder into which logs are put, or a state folder.")],
+    *,
+    out: Annotated[Path, Parameter(help="Where to write, as scan does, and findings.jsonl.")],
+    accounts: Annotated[str | None, Parameter(help="A table of accounts.")] = None,
+    format_: LogFormat = "auto",
+    account_from: AccountFrom = None,
+    every: Annotated[float, Parameter(help="Seconds between looks for new files.")] = 60.0,
+    settle: Annotated[
+        float, Parameter(help="Seconds for which a file must not change before it is read.")
+    ] = 10.0,
+    once: Annotated[
+        bool, Parameter(negative="", help="Take what is there, look, and end.")
+    ] = False,
+    price_in: Annotated[float, Parameter(help="What a million tokens read sell for.")] = 3.0,
+    price_out: Annotated[float, Parameter(help="What a million tokens written sell for.")] = 15.0,
+    engine: Annotated[Literal["duckdb", "spark"], Parameter(help="Where the SQL runs.")] = "duckdb",
+    memory: Annotated[str, Parameter(help="What the engine may take, as 4GB.")] = "4GB",
+    threads: Annotated[int, Parameter(help="Threads at work.")] = 2,
+    json_: AsJson = False,
+) -> None:
+    """Scan whenever new logs have come in, and raise each finding once, in OUT/findings.jsonl.
+
+    However long it watches, the chance that it ever raises a false finding stays below 5 %. Stopped
+    or killed, the same command goes on where it was. With --once the exit code is 1 where a finding
+    was raised, else 0.
+
+    Example: limbeck guard watch logs/ --accounts accounts.csv --out found --every 600
+    """
+    from limbeck.errors import InputError
+    from limbeck.guard import watch as room
+    from limbeck.guard.findings import Price
+    from limbeck.guard.readers.source import Source
+
+    if every <= 0 or settle < 0:
+        raise InputError("--every must be above 0 and --settle not below it, in seconds")
+    told = room.watch(
+        Source(str(folder), format_, account_from),
+        out,
+        accounts=Source(accounts) if accounts else None,
+        every=every,
+        settle=settle,
+        once=once,
+        how=room.How(Price(price_in, price_out), engine, memory, threads),
+    )
+    count = len(told["raised"])
+    _tell(json_, told, f"{count or 'No'} new finding{'s' * (count != 1)}, look {told['look']}")
+    if told["raised"]:
         raise SystemExit(1)
 
 
@@ -104,10 +156,83 @@ def explain(
 
     Example: limbeck guard explain found acct_1234
     """
-    from limbeck.guard import findings
+    from limbeck.guard import enforce, findings
 
     told = findings.explain(out, account)
-    _tell(json_, told, "\n".join(findings.lines(told)))
+    told["decisions"] = enforce.history(out / enforce.FILE, account)
+    lines = findings.lines(told)
+    for one in told["decisions"]:
+        lines.append(f"Decided ({one['campaign']}): {one['step']}, signed by {one['signed_by']}")
+    _tell(json_, told, "\n".join(lines))
+
+
+@app.command
+def decide(
+    out: Annotated[Path, Parameter(help="The folder of a finished scan.")],
+    *,
+    campaign: Annotated[str, Parameter(help="Which, as C1.")],
+    step: Annotated[
+        Literal["observe", "throttle", "hide-reasoning", "mark", "verify", "suspend"],
+        Parameter(help="How far to go."),
+    ],
+    by: Annotated[str, Parameter(help="The person who signs.")],
+    why: Annotated[str, Parameter(help="The reason, for the record.")] = "",
+    until: Annotated[str | None, Parameter(help="The day on which it ends, YYYY-MM-DD.")] = None,
+    lifted: Annotated[
+        bool, Parameter(negative="", help="Also accounts of which an appeal was granted.")
+    ] = False,
+    json_: AsJson = False,
+) -> None:
+    """Sign what is done about a campaign's accounts: OUT/decisions.sqlite, for gateways to look up.
+
+    Example: limbeck guard decide found --campaign C1 --step throttle --by "A. Person"
+    """
+    from limbeck.guard import enforce, findings
+
+    accounts, path = findings.members(out, campaign), out / enforce.FILE
+    end = _end_of(until)
+    put, left = enforce.decide(
+        path, accounts, step=step, campaign=campaign, by=by, why=why, until=end, again=lifted
+    )
+    told = {"decisions": str(path), "step": step, "accounts": put, "left_out": left}
+    said = f"{put:,} accounts of {campaign} are on {step}, signed by {by.strip()}, in {path}"
+    _tell(json_, told, said + (f"; {left:,} left out after an appeal" if left else ""))
+
+
+@app.command
+def appeal(
+    out: Annotated[Path, Parameter(help="The folder of a finished scan.")],
+    account: Annotated[str, Parameter(help="The account's name, as the log has it.")],
+    *,
+    by: Annotated[str, Parameter(help="The person who grants it.")],
+    why: Annotated[str, Parameter(help="The reason, for the record.")],
+    json_: AsJson = False,
+) -> None:
+    """Grant an account's appeal: what stands against it is lifted, and that is recorded.
+
+    Example: limbeck guard appeal found acct_1234 --by "A. Person" --why "a class of students"
+    """
+    from limbeck.guard import enforce
+
+    stood = enforce.lift(out / enforce.FILE, account, by=by, why=why)
+    told = {"account": account, "lifted": stood.step, "campaign": stood.campaign}
+    _tell(json_, told, f"{account} is no longer on {stood.step} ({stood.campaign})")
+
+
+def _end_of(day: str | None) -> float | None:
+    from datetime import UTC, datetime
+
+    from limbeck.errors import InputError
+
+    if day is None:
+        return None
+    try:
+        end = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise InputError(f"--until {day} is no date; write it as 2026-12-31") from None
+    if end <= datetime.now(UTC):
+        raise InputError(f"--until {day} is over; name a day to come")
+    return end.timestamp()
 
 
 @app.command

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from limbeck.errors import InputError
 from limbeck.files import whole_file, write_text
 from limbeck.guard.arrow import pa, pq
 from limbeck.guard.engine import Engine
-from limbeck.guard.scan import FLAG, Families, Scan, column, keep
+from limbeck.guard.facts import Campaign, Facts, gather
+from limbeck.guard.scan import FLAG, Families, Floats, Scan
 from limbeck.guard.schema import CAPABILITIES
+from limbeck.guard.taken import ELICITATION
 
 VERSION = 1
 OPENLY = 0.8
@@ -37,18 +41,30 @@ class Price:
     tokens_out: float = 15.0
 
 
-def write(engine: Engine, scan: Scan, out: Path, price: Price) -> dict[str, Any]:
-    """Write accounts.parquet and campaigns.json into `out`; gives what the latter says."""
-    names = engine.fetch("SELECT account FROM account_ids ORDER BY aid")["account"]
-    told = [_campaign(engine, scan, number, price) for number in sorted(set(scan.keys.values()))]
-    told = [one for one in told if one["accounts"]]
+def write(
+    engine: Engine, scan: Scan, out: Path, price: Price, ingested: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Campaign], Facts]:
+    """Write accounts.parquet and campaigns.json into `out`.
+
+    Args:
+        engine: With the tables of the scan, and `texts`.
+        scan: What was found.
+        out: The folder.
+        price: What the tokens taken are worth.
+        ingested: What ingest.json says, as far as it is there.
+
+    Returns:
+        What campaigns.json says, the facts of each campaign by its id, and those of the log.
+    """
+    facts = gather(engine, scan)
+    told = [_campaign(scan, one, facts, price) for one in facts.campaigns]
     told.sort(key=lambda one: (-one["accounts"], one["number"]))
-    ids, aside = _settled(told)
+    told, ids, aside = _settled(told)
     named = np.array([ids.get(c, "") for c in scan.campaign.tolist()], object)
     flagged = named != ""
     table = pa.table(
         {
-            "account": names,
+            "account": facts.names,
             "p_value": scan.p_value,
             "flagged": flagged,
             "campaign": pa.array([name or None for name in named.tolist()], pa.string()),
@@ -58,20 +74,63 @@ def write(engine: Engine, scan: Scan, out: Path, price: Price) -> dict[str, Any]
         pq.write_table(table, part)
     document: dict[str, Any] = {
         "version": VERSION,
-        "accounts": len(names),
-        "calls": int(engine.fetch("SELECT sum(calls) AS n FROM volumes")["n"][0].as_py() or 0),
+        "accounts": len(facts.names),
+        "calls": facts.calls,
+        "first_call": _moment(facts.traffic[0]["hour"]),
+        "last_call": _moment(facts.traffic[-1]["hour"]),
         "flagged": int(flagged.sum()),
         "account_false_positive_rate": FLAG,
+        "warnings": warnings(ingested),
         "layers": {one.layer: _tested(one) for one in scan.layers},
-        "campaigns": [one for one in told if one["id"]],
+        "campaigns": told,
         "set_aside": aside,
     }
-    for one in document["campaigns"]:
-        members = names.take(pa.array(np.flatnonzero(scan.campaign == one["number"])))
-        one["members"] = members.to_pylist()
-        del one["number"]
     write_text(out / "campaigns.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return document
+    return document, {ids[one.number]: one for one in facts.campaigns if one.number in ids}, facts
+
+
+def warnings(ingested: dict[str, Any]) -> list[str]:
+    """What a scan of this state folder cannot see, and what of the logs was left out."""
+    lines = [f"Not to be seen, {blind}" for blind in ingested.get("cannot_see", [])]
+    if ingested.get("mode") == "metadata":
+        lines.insert(0, "There is no prompt in the log: only metadata is judged")
+    elif ingested.get("with_prompt", 0) < ingested.get("calls", 0):
+        share = ingested["with_prompt"] / ingested["calls"]
+        lines.append(f"Only {share:.0%} of the calls have a prompt; of others metadata is judged")
+    logs: list[dict[str, Any]] = ingested.get("logs", [])
+    refused: Counter[str] = Counter()
+    for log in logs:
+        refused.update(log.get("refused", {}))
+    if refused:
+        why = "; ".join(f"{reason} ({count:,})" for reason, count in refused.most_common(3))
+        lines.append(f"{refused.total():,} rows of the log were refused: {why}")
+    for key, said in (("without zone", "times bear no zone, and are read as UTC"),
+                      ("cut", "prompts are long, and were read in part")):  # fmt: skip
+        if count := sum(log.get(key, 0) for log in logs):
+            lines.append(f"{count:,} {said}")
+    return lines
+
+
+def members(out: Path, campaign: str) -> list[str]:
+    """The accounts of a campaign that a finished scan named.
+
+    Raises:
+        InputError: `out` holds no scan, or it named no such campaign.
+    """
+    _scanned(out)
+    document = json.loads((out / "campaigns.json").read_text(encoding="utf-8"))
+    known: dict[str, list[str]] = {one["id"]: one["members"] for one in document["campaigns"]}
+    if campaign not in known:
+        named = ", ".join(known) or "none"
+        raise InputError(f"The scan in {out} named no campaign {campaign}; it named {named}")
+    return known[campaign]
+
+
+def _scanned(out: Path) -> Path:
+    path = out / "accounts.parquet"
+    if not path.exists() or not (out / "campaigns.json").exists():
+        raise InputError(f"{out} holds no scan; first: limbeck guard scan CALLS --out {out}")
+    return path
 
 
 def explain(out: Path, account: str) -> dict[str, Any]:
@@ -80,9 +139,7 @@ def explain(out: Path, account: str) -> dict[str, Any]:
     Raises:
         InputError: `out` holds no scan, or the scan saw no such account.
     """
-    path = out / "accounts.parquet"
-    if not path.exists():
-        raise InputError(f"{out} holds no scan; first: limbeck guard scan CALLS --out {out}")
+    path = _scanned(out)
     rows = pq.read_table(path, filters=[("account", "=", account)]).to_pylist()
     if not rows:
         raise InputError(f"The scan in {out} saw no account {account}")
@@ -110,118 +167,117 @@ def lines(told: dict[str, Any]) -> list[str]:
     seats = [
         f"  {name}: {weighed[name]['share']:.0%} of them share the largest"
         for name in weighed
-        if "share" in weighed[name]
+        if weighed[name].get("share") is not None
     ]
     return [head + chance, "They share", *shared, "Honest explanations that were weighed", *seats]
 
 
-def _settled(told: list[dict[str, Any]]) -> tuple[dict[int, str], list[dict[str, Any]]]:
-    """Ids of the campaigns, by size; what an organisation says openly is set aside."""
+def _settled(
+    found: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], dict[int, str], list[dict[str, Any]]]:
+    """Campaigns with their ids, by size, and the ids; what an organisation says openly is aside."""
     ids: dict[int, str] = {}
+    told: list[dict[str, Any]] = []
     aside: list[dict[str, Any]] = []
-    for one in told:
-        openly = one["honest_explanations"]["one organisation"]["share"]
-        one["id"] = "" if openly >= OPENLY else f"C{len(ids) + 1}"
-        if one["id"]:
-            ids[one["number"]] = one["id"]
+    for one in found:
+        number = one.pop("number")
+        if (one["honest_explanations"]["one organisation"]["share"] or 0) >= OPENLY:
+            aside.append({key: one[key] for key in one if key not in ("members", "shared")})
         else:
-            aside.append({k: v for k, v in one.items() if k not in ("id", "number")})
-    return ids, aside
+            ids[number] = f"C{len(ids) + 1}"
+            told.append({"id": ids[number]} | one)
+    return told, ids, aside
 
 
 def _tested(families: Families) -> dict[str, int]:
     return {"families": len(families.family), "named": int(families.named.sum())}
 
 
-def _campaign(engine: Engine, scan: Scan, number: int, price: Price) -> dict[str, Any]:
-    members = np.flatnonzero(scan.campaign == number)
-    keep(engine, "members", pa.table({"aid": members.astype(np.int32)}))
-    families = [key for key, campaign in scan.keys.items() if campaign == number]
-    engine.table("taken", taken(families))
-    total = engine.fetch(
-        """SELECT count(*) AS calls, sum(tokens_in) AS tokens_in, sum(tokens_out) AS tokens_out
-        FROM taken"""
-    ).to_pylist()[0]
-    read, written = (int(total[name] or 0) for name in ("tokens_in", "tokens_out"))
+def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str, Any]:
+    families = [key for key, campaign in scan.keys.items() if campaign == facts.number]
+    read, written = facts.totals["tokens_in"], facts.totals["tokens_out"]
     value = (read * price.tokens_in + written * price.tokens_out) / 1e6
+    evidence = _evidence(scan, facts.number, families)
     return {
-        "number": number,
-        "accounts": len(members),
-        "calls": total["calls"],
-        "calls_with_cover": _calls(engine),
+        "number": facts.number,
+        "accounts": len(facts.members),
+        "calls": facts.totals["calls"],
+        "calls_with_cover": facts.calls_with_cover,
         "tokens_in": read,
         "tokens_out": written,
         "value": round(value, 2),
-        "timeline": _timeline(engine),
-        "capabilities": _capabilities(engine),
-        "evidence": _evidence(scan, number, families),
-        "linked_without": _without(scan, number, members),
+        "first_call": _moment(facts.totals["first"]),
+        "last_call": _moment(facts.totals["last"]),
+        "timeline": _timeline(facts, log),
+        "capabilities": _capabilities(facts),
+        "evidence": evidence,
+        "linked_without": _without(scan, facts.number, facts.aids),
         "confidence": {
-            "account_false_positives_expected": round(float(scan.p_value[members].sum()), 4),
+            "score": _score(scan, evidence),
+            "account_false_positives_expected": round(float(scan.p_value[facts.aids].sum()), 4),
             "largest_family_p_value": max(_p(scan, *key) for key in families),
         },
-        "honest_explanations": _honest(engine, scan, families),
+        "honest_explanations": _honest(facts, scan, families),
+        "shared": [asdict(one) for one in facts.shared],
+        "members": facts.members,
     }
 
 
-def taken(families: Sequence[tuple[str, int]]) -> str:
-    """The calls that a campaign's members made within its families."""
-    by: dict[str, list[int]] = {}
-    for layer, family in families:
-        by.setdefault(layer, []).append(family)
-    columns = {"method": "method", "shape": "shape", "client": "stack"}
-    parts = [
-        f"SELECT call FROM events WHERE {columns[layer]} IN ({', '.join(map(str, keys))})"
-        for layer, keys in by.items()
-        if layer not in ("template", "recipe")
+SURE = 95
+"""A campaign's score is at most this: one in twenty may be false, by the false-discovery rate."""
+
+
+def _score(scan: Scan, evidence: dict[str, dict[str, Any]]) -> int:
+    """From 0 to 95: how sure it is, its best p-value times the number of families tested."""
+    tests = sum(len(one.family) for one in scan.layers)
+    chance = min(1.0, tests * min(one["p_value"] for one in evidence.values()))
+    return min(SURE, math.floor(100 * (1 - chance)))
+
+
+def _moment(hour: int) -> str:
+    """An hour since 1970 as ISO 8601 says it."""
+    return str(np.datetime64(hour, "h").astype("datetime64[s]")) + "Z"
+
+
+def _timeline(facts: Campaign, log: Facts) -> list[dict[str, Any]]:
+    every: Counter[int] = Counter()
+    for row in log.traffic:
+        every[row["hour"] // 24] += row["calls"]
+    return [
+        {
+            "day": str(np.datetime64(row["day"], "D")),
+            "calls": row["calls"],
+            "accounts": row["accounts"],
+            "tokens_out": row["tokens_out"],
+            "all_calls": every[row["day"]],
+        }
+        for row in facts.days
     ]
-    if "recipe" in by:
-        chosen = ", ".join(map(str, by["recipe"]))
-        parts.append(f"SELECT call FROM templated WHERE template * 1048576 + stack IN ({chosen})")
-    if "template" in by:
-        chosen = ", ".join(map(str, by["template"]))
-        parts.append(
-            f"""SELECT t.call FROM templated t JOIN families f ON f.key = t.template
-            WHERE f.family IN ({chosen})"""
-        )
-    return f"""SELECT e.call, e.aid, e.hour, e.method, e.tokens_in, e.tokens_out
-        FROM events e JOIN members m ON m.aid = e.aid
-        WHERE e.call IN ({" UNION ".join(parts)})"""
 
 
-def _calls(engine: Engine) -> int:
-    sql = "SELECT sum(v.calls) AS n FROM volumes v JOIN members m ON m.aid = v.aid"
-    return int(engine.fetch(sql)["n"][0].as_py() or 0)
-
-
-def _timeline(engine: Engine) -> list[dict[str, Any]]:
-    day = engine.div("hour", "24")
-    rows = engine.fetch(
-        f"""SELECT {day} AS day, count(*) AS calls, count(DISTINCT aid) AS accounts
-        FROM taken GROUP BY 1 ORDER BY 1"""
-    ).to_pylist()
-    return [row | {"day": str(np.datetime64(int(row["day"]), "D"))} for row in rows]
-
-
-def _capabilities(engine: Engine) -> dict[str, Any]:
-    rows = engine.fetch("SELECT method % 2048 AS way, count(*) AS n FROM taken GROUP BY 1")
-    way, calls = column(rows, "way"), column(rows, "n")
-    skill, bits, total = way % 256 - 1, way // 256, max(1, int(calls.sum()))
+def _capabilities(facts: Campaign) -> dict[str, Any]:
+    """What its calls seek; shares are of those with a prompt, None where there is none."""
+    total = sum(row["n"] for row in facts.ways if row["skill"] >= 0)
     names = ("unknown", *CAPABILITIES)
-    sought: dict[str, int] = {
-        names[s + 1]: int(calls[skill == s].sum()) for s in np.unique(skill).tolist()
-    }
+    sought: dict[str, int] = {names[row["skill"] + 1]: row["n"] for row in facts.ways}
     asks = {
-        name: round(int(calls[(bits >> i) & 1 == 1].sum()) / total, 4)
-        for i, name in enumerate(("reasoning", "rubric", "trace"))
+        name: round(sum(row[name] for row in facts.ways) / total, 4) if total else None
+        for name in ELICITATION
     }
-    ordered = {name: sought[name] for name in sorted(sought, key=lambda name: -sought[name])}
+    ordered = {
+        name: sought[name] for name in sorted(sought, key=lambda name: (-sought[name], name))
+    }
     return {"calls": ordered, "share_that_elicits": asks}
 
 
 def _p(scan: Scan, layer: str, family: int) -> float:
     families = next(one for one in scan.layers if one.layer == layer)
     return float(families.p[families.family == family][0])
+
+
+def _uneven(families: Families) -> Floats:
+    """The CV² of members' rates in each family of a layer."""
+    return np.exp(families.even)
 
 
 def _evidence(
@@ -236,10 +292,10 @@ def _evidence(
             continue
         best = mine[int(one.p[mine].argmin())]
         told[one.layer] = {
-            "shares": WHAT[one.layer],
+            "shares": WHAT.get(one.layer, one.layer),
             "families": len(mine),
             "p_value": float(one.p[best]),
-            "cv2_of_members": round(float(np.exp(one.even[best])), 4),
+            "cv2_of_members": round(float(_uneven(one)[best]), 4),
             "marks": {name: round(float(mark[best]), 4) for name, mark in one.rest.items()},
             "z": {
                 "even": round(float(one.z_even[best]), 2),
@@ -260,42 +316,27 @@ def _without(scan: Scan, number: int, members: Any) -> dict[str, dict[str, Any]]
     return told
 
 
-def _honest(engine: Engine, scan: Scan, families: Sequence[tuple[str, int]]) -> dict[str, Any]:
+def _honest(facts: Campaign, scan: Scan, families: Sequence[tuple[str, int]]) -> dict[str, Any]:
     """What else could bring such a cohort about, and what speaks against it."""
     uneven = max(
-        float(np.exp(one.even[one.family == f][0]))
+        float(_uneven(one)[one.family == f][0])
         for one in scan.layers
         for layer, f in families
         if layer == one.layer
     )
+    known = {name: round(share, 4) for name, share in facts.largest.items()}
+    share = {name: known.get(name) for name in LARGEST}  # None: the log does not tell
     return {
-        "one organisation": {"share": _largest(engine, "organisation")},
-        "one payment": {"share": _largest(engine, "payment")},
-        "one network (a campus, an office)": {"share": _network(engine)},
+        "one organisation": {"share": share["organisation"]},
+        "one payment": {"share": share["payment"]},
+        "one network (a campus, an office)": {"share": share["network"]},
         "a tool or rubric that many use": {
             "cv2_of_members": round(uneven, 4),
             "cv2_of_honest_use": {
-                one.layer: round(float(np.exp(np.median(one.even))), 2) for one in scan.layers
+                one.layer: round(float(np.median(_uneven(one))), 2) for one in scan.layers
             },
         },
     }
 
 
-def _largest(engine: Engine, name: str) -> float:
-    rows = engine.fetch(
-        f"""SELECT count(*) AS n FROM accounts a JOIN account_ids i ON i.account = a.account
-        JOIN members m ON m.aid = i.aid WHERE a.{name} IS NOT NULL GROUP BY a.{name}
-        ORDER BY 1 DESC LIMIT 1"""
-    )
-    size = int(engine.fetch("SELECT count(*) AS n FROM members")["n"][0].as_py())
-    return round(rows["n"][0].as_py() / max(1, size), 4) if rows.num_rows else 0.0
-
-
-def _network(engine: Engine) -> float:
-    rows = engine.fetch(
-        """SELECT c.network, count(DISTINCT m.aid) AS n FROM sketched c
-        JOIN account_ids i ON i.account = c.account JOIN members m ON m.aid = i.aid
-        WHERE c.network IS NOT NULL GROUP BY c.network ORDER BY n DESC LIMIT 1"""
-    )
-    size = int(engine.fetch("SELECT count(*) AS n FROM members")["n"][0].as_py())
-    return round(rows["n"][0].as_py() / max(1, size), 4) if rows.num_rows else 0.0
+LARGEST = ("organisation", "payment", "network")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from limbeck.errors import InputError
-from limbeck.guard import findings, logs, scan
+from limbeck.files import write_text
+from limbeck.guard import findings, logs, report, scan, stix
 from limbeck.guard import state as kept
 from limbeck.guard.engine import Engine, Kind
 from limbeck.guard.readers.source import Source
 from limbeck.guard.schema import ACCOUNTS
+from limbeck.guard.templates import TEMPLATES
 from limbeck.progress import say
 
 STEPS = {
@@ -40,6 +43,7 @@ def walk(
     files = kept.files(state)
     if not files:
         raise InputError(f"{state} holds no calls; first: limbeck guard ingest LOG --out {state}")
+    told: dict[str, Any] = json.loads((state / "ingest.json").read_text(encoding="utf-8"))
     work = out / "work"
     shutil.rmtree(work, ignore_errors=True)
     try:
@@ -50,7 +54,15 @@ def walk(
                 engine.read("accounts", [known])
             else:
                 scan.keep(engine, "accounts", ACCOUNTS.empty_table())
+            texts = state / "templates.parquet"
+            if texts.exists():
+                engine.read("texts", [texts])
+            else:
+                scan.keep(engine, "texts", TEMPLATES.empty_table())
             found = scan.find(engine, say=lambda step: say(f"{step:>9}  {STEPS[step]}"))
-            return findings.write(engine, found, out, price)
+            document, campaigns, log = findings.write(engine, found, out, price, told)
+            write_text(out / "report.html", report.page(document, campaigns, log))
+            write_text(out / "campaigns.stix.json", stix.bundle(document, campaigns))
+            return document
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,324 @@
+"""A finished scan as one page that a person reads before signing anything.
+
+One HTML file without scripts, which opens without a network, in light and in dark; it needs nothing
+but the standard library. Every text from the log goes through `page.el`, which escapes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from limbeck.guard import drawing
+from limbeck.guard.facts import Campaign, Facts
+from limbeck.guard.page import el, quoted, written
+
+PICTURED = 30
+"""Campaigns with a section of their own: the largest."""
+NAMES = 400
+"""Members listed of each; all are in campaigns.json."""
+LAYERS = {
+    "template": "Templates",
+    "recipe": "Templates through one set-up",
+    "method": "Way of asking",
+    "shape": "Lengths",
+    "client": "Client set-up",
+}
+MARKS = {
+    "hours": "calls in the quietest eight hours",
+    "elicitation": "calls that ask for reasoning, a rubric or a trace",
+    "client": "chance that two calls have one set-up",
+    "payment": "chance that two members pay alike",
+    "signup": "chance that two members signed up within three days",
+    "bursts": "calls within one hour, of what chance would bring",
+}
+
+
+def page(document: Mapping[str, Any], campaigns: Mapping[str, Campaign], log: Facts) -> str:
+    """The page of a scan: what campaigns.json says, with pictures of the facts beneath it."""
+    told = document["campaigns"]
+    sections = [_campaign(one, campaigns[one["id"]], log) for one in told[:PICTURED]]
+    if len(told) > PICTURED:
+        rest = f"{len(told) - PICTURED} smaller campaigns are in the table and in campaigns.json."
+        sections.append(el("p", rest, class_="note"))
+    return written(
+        "Campaigns – Limbeck guard",
+        _header(document),
+        _unseen(document["warnings"]),
+        _overview(document),
+        *sections,
+        _aside(document["set_aside"]),
+        _glossary(),
+    )
+
+
+def _header(document: Mapping[str, Any]) -> Element:
+    told = document["campaigns"]
+    days = f"{document['first_call'][:10]} to {document['last_call'][:10]}"
+    log = f"{document['calls']:,} calls of {document['accounts']:,} accounts"
+    if told:
+        calls, value = sum(one["calls"] for one in told), sum(one["value"] for one in told)
+        head = el(
+            "h1",
+            el("b", _count(len(told), "campaign"), class_="hostile"),
+            f": {document['flagged']:,} accounts took {calls:,} answers.",
+        )
+        lede = (
+            f"Found in {log}. What was taken is worth {value:,.2f} at the prices given to the scan."
+        )
+    else:
+        head = el("h1", "No campaign was found.")
+        lede = f"Searched: {log}. Accounts that hide among more cover than a scan sees through, or "
+        lede += "too few to tell from chance, would not be found either."
+    return el(
+        "header",
+        el("p", f"Limbeck guard / {days}", class_="kicker"),
+        head,
+        el("p", lede, class_="lede"),
+        _signs(document),
+    )
+
+
+def _signs(document: Mapping[str, Any]) -> Element:
+    rate, accounts = document["account_false_positive_rate"], document["accounts"]
+    return el(
+        "div",
+        el("p", el("strong", "This page accuses nobody; a person who has read it may.")),
+        el(
+            "p",
+            f"An account is flagged inside a named campaign, where an honest account would look "
+            f"like it with a chance below {_odds(rate)}; of {accounts:,} accounts "
+            f"that is {rate * accounts:,.2f} by mistake. This is a calibrated figure, taken from "
+            "how the honest part of this log behaves; it is no count of mistakes made. To count "
+            "them on traffic whose truth is known: limbeck guard simulate.",
+            class_="small",
+        ),
+        el(
+            "p",
+            "Nothing is enforced. A person signs, by name, what is done about a campaign, "
+            "and every account can appeal.",
+            class_="small",
+        ),
+        class_="signs",
+    )
+
+
+def _odds(rate: float) -> str:
+    return f"1 in {round(1 / rate):,}"
+
+
+def _unseen(warnings: list[str]) -> Element:
+    said = [el("p", line, class_="note") for line in warnings]
+    nothing = el("p", "Every column was there, and no row was refused.", class_="missing")
+    return _section("What could not be seen", *(said or [nothing]))
+
+
+def _overview(document: Mapping[str, Any]) -> Element:
+    told = document["campaigns"]
+    if not told:
+        return _section("Campaigns", el("p", "None.", class_="missing"))
+    heads = (
+        "Campaign", "Accounts", "Answers taken", "Tokens written", "Value", "Seeks", "Score"
+    )  # fmt: skip
+    rows = [
+        [
+            el("a", one["id"], href=f"#{one['id']}"),
+            f"{one['accounts']:,}",
+            f"{one['calls']:,}",
+            f"{one['tokens_out']:,}",
+            f"{one['value']:,.2f}",
+            ", ".join(list(one["capabilities"]["calls"])[:3]),
+            str(one["confidence"]["score"]),
+        ]
+        for one in told
+    ]
+    return _section("Campaigns", _table(heads, rows, left=(5,)))
+
+
+def _campaign(one: Mapping[str, Any], facts: Campaign, log: Facts) -> Element:
+    asked = one["capabilities"]["share_that_elicits"]
+    tiles = {
+        "Accounts": f"{one['accounts']:,}",
+        "Answers taken": f"{one['calls']:,}",
+        "Share of their calls": f"{one['calls'] / max(1, one['calls_with_cover']):.0%}",
+        "Tokens read": f"{one['tokens_in']:,}",
+        "Tokens written": f"{one['tokens_out']:,}",
+        "Ask for reasoning": _share(asked["reasoning"]),
+        "Ask for a rubric": _share(asked["rubric"]),
+        "Score": f"{one['confidence']['score']} of 100",
+    }
+    return _section(
+        f"{one['id']}: {one['accounts']:,} accounts divide one work-list",
+        el("dl", (el("div", el("dt", k), el("dd", v)) for k, v in tiles.items()), class_="tiles"),
+        *_timeline(one, facts, log),
+        *_network(facts),
+        *_samples(facts),
+        *_evidence(one),
+        *_honest(one),
+        _members(one),
+        id=one["id"],
+    )
+
+
+def _share(value: float | None) -> str:
+    return "not seen" if value is None else f"{value:.0%}"
+
+
+def _timeline(one: Mapping[str, Any], facts: Campaign, log: Facts) -> list[Element]:
+    drawn = drawing.both(lambda width: drawing.timeline(facts.hours, log.traffic, width))
+    caption = (
+        f"From {one['first_call'][:10]} to {one['last_call'][:10]}, in UTC. Each row has its own "
+        "scale: what a campaign takes is often too little to be seen in all traffic."
+    )
+    return [
+        el("h3", "When it called"),
+        el("figure", drawn, el("figcaption", caption)),
+    ]
+
+
+def _network(facts: Campaign) -> list[Element]:
+    head = el("h3", "What its accounts share")
+    if not facts.links:
+        return [
+            head,
+            el("p", "Nothing that can be drawn: no two share anything.", class_="missing"),
+        ]
+    drawn = drawing.both(lambda width: drawing.network(facts, width))
+    shown = len({account for account, _ in facts.links}) - len(facts.lookalikes)
+    caption = (
+        f"{shown:,} of {len(facts.members):,} members, and the {len(facts.lookalikes):,} accounts "
+        "most like them that were not named. A line is a call with it, or an entry in the table of "
+        "accounts. Look-alikes share things too, but their calls do not show that they divide the "
+        "work. What nearly everyone has, such as a common client, links nobody by itself."
+    )
+    return [head, el("figure", drawn, el("figcaption", caption))]
+
+
+def _samples(facts: Campaign) -> list[Element]:
+    items = [
+        el(
+            "li",
+            quoted(row["text"]),
+            el("small", f"{row['calls']:,} of its calls, {row['accounts']:,} members"),
+        )
+        for row in facts.samples
+    ]
+    nothing = el("p", "None was kept: no three accounts share one, or there are no prompts.",
+                 class_="missing")  # fmt: skip
+    caption = "Only common and instructing words are kept as text; … stands for all others."
+    return [
+        el("h3", "Templates of its prompts, masked"),
+        el("ul", items, class_="samples") if items else nothing,
+        el("p", caption, class_="caption"),
+    ]
+
+
+def _evidence(one: Mapping[str, Any]) -> list[Element]:
+    without = one["linked_without"]
+    rows: list[list[Element | str]] = []
+    for layer, seen in one["evidence"].items():
+        marks = [
+            f"{MARKS.get(name, name)}: {value:.2g}"
+            for name, value in seen["marks"].items()
+            if value
+        ]
+        left = without.get(layer, {"share": 0.0, "links": False})
+        rows.append(
+            [
+                el("span", LAYERS.get(str(layer), str(layer)), el("small", seen["shares"])),
+                f"{seen['members']:,}",
+                f"{seen['p_value']:.1g}",
+                f"{seen['cv2_of_members']:.2g}",
+                "; ".join(marks),
+                f"{'yes' if left['links'] else 'no'}, {left['share']:.0%} of members",
+            ]
+        )
+    heads = ("Layer", "Members", "p-value", "CV² of members", "Marks", "Still linked without it")
+    return [el("h3", "Evidence, layer by layer"), _table(heads, rows, left=(4, 5))]
+
+
+def _honest(one: Mapping[str, Any]) -> list[Element]:
+    lines: list[list[Element | str]] = []
+    for name, weighed in one["honest_explanations"].items():
+        if "share" in weighed:
+            said = "the log does not tell"
+            if weighed["share"] is not None:
+                said = f"the largest is shared by {weighed['share']:.0%} of members"
+        else:
+            usual = ", ".join(f"{k} {v:g}" for k, v in weighed["cv2_of_honest_use"].items())
+            said = f"members divide it with a CV² of {weighed['cv2_of_members']:g} at most; "
+            said += f"other groups of this log use theirs with {usual}"
+        lines.append([name[0].upper() + name[1:], said])
+    expected = one["confidence"]["account_false_positives_expected"]
+    text = f"Honest accounts among the members, by their p-values: {expected:g} expected."
+    return [
+        el("h3", "Honest explanations that were weighed"),
+        _table(("Explanation", "What speaks for or against it"), lines, left=(1,)),
+        el("p", text, class_="caption"),
+    ]
+
+
+def _members(one: Mapping[str, Any]) -> Element:
+    names = one["members"]
+    head = f"{_count(len(names), 'member')}"
+    if len(names) > NAMES:
+        head += f", the first {NAMES}; all are in campaigns.json"
+    return el(
+        "details",
+        el("summary", head),
+        el("div", (quoted(name) for name in names[:NAMES]), class_="names"),
+    )
+
+
+def _aside(told: list[Mapping[str, Any]]) -> Element:
+    said = [
+        el("p", f"{one['accounts']:,} accounts of one organisation took {one['calls']:,} answers.",
+           class_="note")
+        for one in told
+    ]  # fmt: skip
+    why = "Groups that divide work, but say openly that they are one customer's seats: not flagged."
+    body = [el("p", why), *said] if said else [el("p", "No group was.", class_="missing")]
+    return _section("Set aside", *body)
+
+
+def _glossary() -> Element:
+    words = {
+        "Look-alike": "An account that shares something with members and was not named.",
+        "Layer": "A way in which calls can be alike. A group is formed on one half of the calls, "
+        "and tested on the other half.",
+        "p-value": "How often an honest group of this log would look as a campaign does. Named "
+        "groups are false in at most one of twenty cases, on average.",
+        "CV² of members": "How unevenly members divide the work: a dispatcher's share is near 0, "
+        "people's use of one thing is above 1.",
+        "Score": "100 × (1 − p-value × groups tested), at most 95.",
+        "Still linked without it": "Whether half of the members would be flagged had this layer "
+        "not been there.",
+    }
+    items = (el("div", el("dt", name), el("dd", text)) for name, text in words.items())
+    return _section("How to read this", el("dl", items, class_="glossary"))
+
+
+def _section(title: str, *body: Element, id: str | None = None) -> Element:  # noqa: A002
+    return el("section", el("h2", title), body, id=id)
+
+
+def _table(
+    heads: tuple[str, ...], rows: list[list[Element | str]], left: tuple[int, ...] = ()
+) -> Element:
+    """The first cell of each row heads it; columns of words, not numbers, are in `left`."""
+    body: list[Element] = []
+    for first, *rest in rows:
+        cells = [
+            el("td", cell, data_label=head, class_="left" if place in left else None)
+            for place, (head, cell) in enumerate(zip(heads[1:], rest, strict=True), 1)
+        ]
+        body.append(el("tr", el("th", first, scope="row"), cells))
+    head = [
+        el("th", name, class_="left" if place in left else None) for place, name in enumerate(heads)
+    ]
+    return el("table", el("thead", el("tr", head)), el("tbody", body), class_="rows")
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" + ("" if n == 1 else "s")

@@ -1,0 +1,193 @@
+"""`limbeck guard watch`: error control over looks; folders that are written to meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+from guard_found import Found
+from limbeck.__main__ import run
+from limbeck.guard import watch
+from limbeck.guard.readers.source import Source
+
+LOOKS, GROUPS, RUNS = 200, 10, 1500
+
+
+def test_under_the_null_a_false_finding_is_hardly_ever_raised_in_200_looks() -> None:
+    """Groups' scores are sums over growing data, so that looks depend on each other."""
+    rng = np.random.default_rng(3)
+    ever, careless = np.zeros(RUNS, bool), np.zeros(RUNS, bool)
+    needed = np.array([watch.level(look, GROUPS) for look in range(1, LOOKS + 1)])
+    for _ in range(GROUPS):
+        grown = rng.standard_normal((RUNS, LOOKS)).cumsum(1) / np.sqrt(np.arange(1, LOOKS + 1))
+        p = stats.norm.sf(grown)
+        ever |= (p <= needed).any(1)
+        careless |= (p <= watch.ALPHA / GROUPS).any(1)
+    allowance = 3 * np.sqrt(watch.ALPHA * (1 - watch.ALPHA) / RUNS)
+    assert ever.mean() <= watch.ALPHA + allowance
+    assert careless.mean() > 3 * watch.ALPHA  # without spending, looking often is being wrong
+    assert sum(watch.level(look, 1) for look in range(1, 100_000)) <= watch.ALPHA
+
+
+def told(p: float, members: list[str]) -> dict[str, Any]:
+    campaign = dict.fromkeys(watch.CARRIED, 1) | {
+        "id": "C1",
+        "evidence": {"template": {"p_value": p}, "shape": {"p_value": 0.5}},
+        "members": members,
+    }
+    layers = {"template": {"families": 30}, "shape": {"families": 20}}
+    return {"layers": layers, "campaigns": [campaign]}
+
+
+def test_what_is_raised_needs_more_at_a_later_look_and_is_raised_once() -> None:
+    members = [f"a{n}" for n in range(30)]
+    p = watch.ALPHA / 50 / 6 * 1.01  # fails at look 2, where the share is a sixth
+    assert watch.new(told(p, members), [], 2) == []
+    (first,) = watch.new(told(p, members), [], 1)
+    assert first["p_value"] <= first["needed_p_value"]
+    grown = [f"a{n}" for n in range(15, 90)]
+    assert watch.new(told(0.0, grown), [first], 3) == []
+    (other,) = watch.new(told(0.0, [f"b{n}" for n in range(30)]), [first], 3)
+    assert (other["finding"], first["finding"]) == ("F2", "F1")
+
+
+def test_a_state_folder_is_looked_at_once_and_again_when_cut(
+    scanned: Found, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    how = watch.How(threads=1)
+    source = Source(str(scanned.state))
+    first = watch.watch(source, out, once=True, how=how)
+    assert [one["look"] for one in first["raised"]] == [1]
+    assert set(first["raised"][0]["members"]) <= scanned.hostile
+    assert watch.watch(source, out, once=True, how=how) == {"look": 1, "raised": []}
+    lines = (out / "findings.jsonl").read_text()
+    assert json.loads(lines) == first["raised"][0]
+    # As if killed within the first line of findings.jsonl:
+    ledger = json.loads((out / "watch.json").read_text())
+    ledger["look"]["done"] = False
+    (out / "watch.json").write_text(json.dumps(ledger))
+    (out / "findings.jsonl").write_text(lines[: len(lines) // 2])
+    again = watch.watch(source, out, once=True, how=how)
+    assert again["look"] == 1 and len(again["raised"]) == 1
+    assert [json.loads(line) for line in (out / "findings.jsonl").open()] == again["raised"]
+
+
+def rows(day: int, first: int, count: int) -> str:
+    calls = [
+        {
+            "call_id": f"{day}-{n}",
+            "time": f"2026-03-{day:02d}T{n % 24:02d}:00:00Z",
+            "account": f"a{n % 40}",
+            "model": "m",
+            "prompt": f"Explain step by step how to solve number {n}",
+            "tokens_in": 9,
+            "tokens_out": 9,
+        }
+        for n in range(first, first + count)
+    ]
+    return "".join(json.dumps(call) + "\n" for call in calls)
+
+
+def kept(out: Path) -> list[str]:
+    """The ids of the calls in the state folder, and that none was read twice."""
+    refused = pq.read_table(out / "state" / "rejects.parquet").to_pylist()
+    assert [row for row in refused if "repeats" in row["reason"]] == []
+    return sorted(
+        one
+        for path in (out / "state" / "sketched").rglob("*.parquet")
+        for one in pq.read_table(path, columns=["call_id"])["call_id"].to_pylist()
+    )
+
+
+def wait(seen: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while not seen() and time.monotonic() < end:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.002)
+
+
+def test_killed_at_any_point_it_goes_on_and_reads_every_call_once(tmp_path: Path) -> None:
+    inbox, out = tmp_path / "it's logs", tmp_path / "out"
+    inbox.mkdir()
+
+    def start() -> subprocess.Popen[bytes]:
+        words = ["guard", "watch", str(inbox), "--out", str(out), "--every", "0.1"]
+        command = [sys.executable, "-m", "limbeck", *words, "--settle", "0.05", "--threads", "1"]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+    def ledger() -> dict[str, Any]:
+        path = out / "watch.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    (inbox / "one.jsonl").write_text(rows(1, 0, 300))
+    process = start()
+    wait(lambda: (out / "watch.json").exists(), process)  # noted, and not yet read
+    process.kill()
+    process.wait()
+    (inbox / "two.jsonl").write_text(rows(2, 0, 200))
+    process = start()
+    wait(lambda: (out / "work").exists(), process)  # within a look
+    process.kill()
+    process.wait()
+    process = start()
+    wait(lambda: ledger().get("look", {}).get("done"), process)
+    (inbox / "sub").mkdir()
+    (inbox / "sub" / "three.jsonl").write_text(rows(3, 0, 100))
+    wait(lambda: len(ledger()["files"]) == 3, process)  # noted, and perhaps read
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    words = ["guard", "watch", str(inbox), "--out", str(out), "--once", "--threads", "1"]
+    assert run([*words, "--settle", "0.05"]) == 0
+    days = [(1, 300), (2, 200), (3, 100)]
+    assert kept(out) == sorted(f"{day}-{n}" for day, count in days for n in range(count))
+    assert not (out / "taking").exists() and not list(out.glob(".*.part"))
+
+
+def test_half_written_files_wait_and_bad_ones_stop_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inbox, out = tmp_path / "logs", tmp_path / "out"
+    inbox.mkdir()
+    (inbox / "good.jsonl").write_text(rows(1, 0, 50))
+    (inbox / "bad.csv").write_text("nothing,of,the,kind\n1,2,3,4\n")
+    (inbox / ".late.jsonl.part").write_text(rows(2, 0, 9))
+    (inbox / "growing.jsonl").write_text(rows(3, 0, 9)[:-40])
+    ahead = time.time() + 3600
+    os.utime(inbox / "growing.jsonl", (ahead, ahead))
+    words = ["guard", "watch", str(inbox), "--out", str(out), "--once", "--settle"]
+    assert run([*words, "0.01", "--threads", "1", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {"look": 1, "raised": []}
+    assert "bad.csv is left until it changes" in shown.err.replace("\n", " ")
+    first = kept(out)
+    assert {one[0] for one in first} >= {"1"} and not {one[0] for one in first} & {"2"}
+    (inbox / ".late.jsonl.part").rename(inbox / "late.jsonl")
+    (inbox / "bad.csv").write_text(
+        "call_id,time,account,model,tokens_in,tokens_out\nx,2026-03-04T00:00:00Z,a,m,1,1\n"
+    )
+    assert run([*words, "0.01", "--threads", "1"]) == 0
+    assert set(kept(out)) - set(first) == {"x", *(f"2-{n}" for n in range(9))}
+    assert json.loads((out / "watch.json").read_text())["look"]["number"] == 2
+
+
+def test_mistakes_are_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(rows(1, 0, 1))
+    assert run(["guard", "watch", str(file), "--out", str(tmp_path / "o"), "--once"]) == 2
+    inside = str(tmp_path / "found")
+    assert run(["guard", "watch", str(tmp_path), "--out", inside, "--once"]) == 2
+    assert "is inside" in capsys.readouterr().err
+    assert run(["guard", "watch", str(tmp_path), "--out", inside, "--every", "0"]) == 2
