@@ -226,7 +226,7 @@ def _members(engine: Engine, families: Families, place: int, calls: Ints, tests:
              calm: tuple[Floats, Ints]) -> score.Membership:  # fmt: skip
     """p-values of all accounts as members of one named family: how many calls, and how spread."""
     rows = engine.fetch(
-        f"""SELECT h.aid, h.h0 + h.h1 AS hits, h.h1, h.pairs, h.room / (24.0 * v.days) AS room
+        f"""SELECT h.aid, h.h0 + h.h1 AS hits, h.h1, h.pairs, h.room / (24e0 * v.days) AS room
         FROM hits_{families.layer} h JOIN volumes v ON v.aid = h.aid WHERE family = $family""",
         family=int(families.family[place]),
     )

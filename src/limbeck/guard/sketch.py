@@ -40,8 +40,11 @@ def sketch(prompts: Array) -> Batch:
     `topic`: MinHash of the content words, long ones first: accounts of narrow focus share some.
     `chars`: characters of the whole prompt, though at most `words.LONGEST` bytes are read.
     """
+    rows = len(prompts)
+    if prompts.null_count == rows:
+        empty = [pa.nulls(rows, field.type) for field in SKETCH]
+        return pa.RecordBatch.from_arrays(empty, schema=SKETCH)
     texts, valid, chars = _texts(prompts)
-    rows = len(valid)
     offsets, data = buffers(texts)
     columns: dict[str, Any] = {
         field.name: np.zeros(rows, field.type.to_pandas_dtype()) for field in SKETCH
