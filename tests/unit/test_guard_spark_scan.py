@@ -26,7 +26,11 @@ pytestmark = [
         not (shutil.which("java") or os.environ.get("JAVA_HOME")), reason="Spark needs Java"
     ),
 ]
-CAMPAIGNS = [Campaign(120, cover=0.7, templates=1, calls=60), Campaign(120, cover=0.8, templates=8, calls=60)]
+CAMPAIGNS = [
+    Campaign(120, cover=0.7, templates=1, calls=60),
+    Campaign(120, cover=0.8, templates=8, calls=60),
+]
+
 KINDS: tuple[Kind, ...] = ("duckdb", "spark")
 TABLES = ("events", "volumes", "templates", "templated", "families", "votes", "pairs")
 
