@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from guard_world import Campaign, world, write
 from limbeck.__main__ import run
 from limbeck.guard import features, scan
+from limbeck.guard.arrow import pc
 from limbeck.guard.engine import Engine
 from limbeck.guard.schema import ACCOUNTS, CALLS
 

@@ -107,8 +107,10 @@ def test_every_table_between_is_the_same(scans: dict[Kind, Any], name: str) -> N
 def test_what_is_written_is_the_same(scans: dict[Kind, Any]) -> None:
     here, there = (scans[kind][2] for kind in KINDS)
     assert scans["duckdb"][3]["campaigns"]
-    same(*(json.loads((out / "campaigns.json").read_text()) for out in (here, there)), "json")
+    told = [json.loads((out / "campaigns.json").read_text()) for out in (here, there)]
+    same(told[0], told[1], "json")
     tables = [pq.read_table(out / "accounts.parquet") for out in (here, there)]
     for name in ("account", "flagged", "campaign"):
         assert tables[0][name].equals(tables[1][name]), name
-    same(*(table["p_value"].to_numpy() for table in tables), "p_value")
+    p = [table["p_value"].to_numpy() for table in tables]
+    same(p[0], p[1], "p_value")

@@ -217,7 +217,8 @@ def _kept(words: Words, marks: U8) -> I64:
         few = np.flatnonzero(np.diff(words.parts(kept)) < 3)
         counts = np.minimum(words.counts.take(few), SKELETON_WORDS)
         ends = np.cumsum(counts)
-        heads = np.arange(counts.sum()) + np.repeat(words.first.take(few) - ends + counts, counts)
+        heads: I64 = np.repeat(words.first.take(few) - ends + counts, counts)
+        heads += np.arange(len(heads))
         chosen = np.zeros(len(marks), np.bool_)
         chosen[heads] = instead.take(heads)
         chosen[kept] = True
