@@ -120,7 +120,8 @@ def _plain(raw: Array) -> Array:
 def text_column(raw: Array) -> Array:
     """A column of whatever type as valid strings; an empty text is null."""
     text = _plain(raw).cast(pa.string())
-    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    empty = pc.equal(text, "")
+    return pc.if_else(empty, pa.scalar(None, pa.string()), text) if pc.any(empty).as_py() else text
 
 
 def _is_text(raw: Array) -> bool:

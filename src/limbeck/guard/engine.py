@@ -163,7 +163,7 @@ class DuckDB(Engine):
         path.mkdir()
         file = str(path / "0.parquet").replace("'", "''")
         with _named():
-            copy = f"COPY ({sql}) TO '{file}' (FORMAT parquet, COMPRESSION zstd)"
+            copy = f"COPY ({sql}) TO '{file}' (FORMAT parquet, COMPRESSION snappy)"
             self._connection.execute(copy, parameters or None)
 
     def _view(self, name: str, files: list[Path]) -> None:

@@ -69,20 +69,19 @@ def hours() -> str:
 def shared_bands(skeletons: str) -> str:
     """Bands that several accounts share, among calls whose skeleton is not in `skeletons`."""
     each = " UNION ALL ".join(
-        f"""SELECT {i + 1} AS kind, {band} AS raw, count(DISTINCT aid) AS users
-        FROM events e WHERE {band} IS NOT NULL
-        AND NOT EXISTS (SELECT 1 FROM {skeletons} k WHERE k.raw = e.skeleton)
-        GROUP BY {band} HAVING min(aid) <> max(aid) AND count(DISTINCT aid) >= 3"""
+        f"""SELECT {i + 1} AS kind, raw, count(*) AS users
+        FROM (SELECT DISTINCT {band} AS raw, aid FROM loose WHERE {band} IS NOT NULL)
+        GROUP BY raw HAVING count(*) >= 3"""
         for i, band in enumerate(BANDS)
     )
-    return f"SELECT * FROM ({each})"
+    return f"""WITH loose AS ({_loose(("aid", *BANDS), skeletons)}) {each}"""
 
 
 def shared_skeletons() -> str:
     """Skeletons that three accounts or more share."""
-    return """SELECT 0 AS kind, skeleton AS raw, count(DISTINCT aid) AS users FROM events
-        WHERE skeleton IS NOT NULL
-        GROUP BY skeleton HAVING min(aid) <> max(aid) AND count(DISTINCT aid) >= 3"""
+    return """SELECT 0 AS kind, raw, count(*) AS users
+        FROM (SELECT DISTINCT skeleton AS raw, aid FROM events WHERE skeleton IS NOT NULL)
+        GROUP BY raw HAVING count(*) >= 3"""
 
 
 def templates() -> str:
@@ -94,6 +93,8 @@ def templates() -> str:
 
 def templated() -> str:
     """The calls that have a template: their skeleton, or else the band that most accounts share."""
+    kept = ("call", "aid", "fold", "hour", "stack", "exact", "elicits")
+    named = ", ".join("e." + name for name in kept)
     joins = " ".join(
         f"LEFT JOIN templates b{i} ON b{i}.kind = {i + 1} AND b{i}.raw = e.{band}"
         for i, band in enumerate(BANDS)
@@ -103,15 +104,18 @@ def templated() -> str:
         f"WHEN b{i}.users = greatest({users}) THEN b{i}.template" for i in range(len(BANDS))
     )
     shared = ", ".join(f"b{i}.users" for i in range(len(BANDS)))
-    return f"""SELECT e.call, e.aid, e.fold, e.hour, e.stack, e.exact, e.elicits,
-             t.template
+    return f"""SELECT {named}, t.template
             FROM events e JOIN templates t ON t.kind = 0 AND t.raw = e.skeleton
         UNION ALL
-        SELECT e.call, e.aid, e.fold, e.hour, e.stack, e.exact, e.elicits,
-             CASE {pick} END AS template
-            FROM events e {joins}
-            WHERE NOT EXISTS (SELECT 1 FROM shared_skeletons k WHERE k.raw = e.skeleton)
-            AND coalesce({shared}) IS NOT NULL"""
+        SELECT {named}, CASE {pick} END AS template
+            FROM ({_loose((*kept, *BANDS), "shared_skeletons")}) e {joins}
+            WHERE coalesce({shared}) IS NOT NULL"""
+
+
+def _loose(columns: tuple[str, ...], skeletons: str) -> str:
+    """Calls whose skeleton is not in `skeletons`; set apart before they meet any other join."""
+    return f"""SELECT {", ".join("o." + name for name in columns)} FROM events o
+        WHERE NOT EXISTS (SELECT 1 FROM {skeletons} k WHERE k.raw = o.skeleton)"""
 
 
 def uses(source: str, key: str, quiet: list[int], *, prompts: bool) -> str:

@@ -27,7 +27,7 @@ from limbeck.guard.readers.source import Source, blocks
 from limbeck.guard.schema import ACCOUNTS, CALLS, REQUIRED, SKETCHED
 from limbeck.guard.sketch import buffers, sketch, utf8
 from limbeck.guard.templates import Templates
-from limbeck.guard.words import LONGEST, hash_each
+from limbeck.guard.words import I64, LONGEST, hash_each
 from limbeck.progress import say
 
 VERSION: Final = 1
@@ -168,13 +168,13 @@ def _blocks(
 
 def _one(block: Block, now: datetime | None) -> tuple[_Done, Table]:
     checked = check(block, CALLS, now)
-    calls, repeated = _once(checked.rows)
+    calls, hashed, repeated = _once(checked.rows)
     refused = pa.concat_tables([checked.refused, repeated])
     prompts = calls["prompt"].combine_chunks()
     columns = {field.name: calls[field.name] for field in CALLS if field.name != "prompt"}
     micros = calls["time"].combine_chunks().cast(pa.int64()).to_numpy()
     columns["hour"] = pa.array((micros // 3_600_000_000).astype(np.int32))
-    columns["call"] = pa.array(_hashes(calls["call_id"].combine_chunks()))
+    columns["call"] = pa.array(hashed)
     made = sketch(prompts)
     columns |= {name: made[name] for name in made.schema.names}
     sketched = pa.table(columns, schema=SKETCHED)
@@ -183,22 +183,23 @@ def _one(block: Block, now: datetime | None) -> tuple[_Done, Table]:
     return done, calls
 
 
-def _hashes(ids: Array) -> Any:
+def _hashes(ids: Array) -> I64:
     bounds, data = buffers(utf8(ids))
     return hash_each(data[bounds[0] : bounds[-1]], bounds - bounds[0])
 
 
-def _once(rows: Table) -> tuple[Table, Table]:
-    """The rows without those whose id came before among them, and these."""
+def _once(rows: Table) -> tuple[Table, I64, Table]:
+    """The rows without those whose id came before among them, the ids' hashes, and the others."""
     hashed = _hashes(rows["call_id"].combine_chunks())
+    ordered = np.sort(hashed)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return rows, hashed, REJECTS.empty_table()
     _, first = np.unique(hashed, return_index=True)
-    if len(first) == len(hashed):
-        return rows, REJECTS.empty_table()
     again = np.ones(len(hashed), np.bool_)
     again[first] = False
     ids = rows["call_id"].filter(pa.array(again)).to_pylist()
     bad: list[Refusal] = [(None, one, state.REPEATED) for one in ids]
-    return rows.filter(pa.array(~again)), rejects(None, bad)
+    return rows.filter(pa.array(~again)), hashed[~again], rejects(None, bad)
 
 
 def _accounts(source: Source | None, refused: state.Refused, now: datetime | None) -> Table | None:

@@ -30,12 +30,12 @@ def sums(hits: str) -> str:
         "calm": "h.calm",
         "eliciting": "h.eliciting",
         "pairs": "h.pairs",
-        "room": "h.room / (24.0 * v.days)",
+        "room": "h.room / (24e0 * v.days)",
     }
     summed = ", ".join(f"cast(sum({term}) AS double) AS {name}" for name, term in terms.items())
     return f"""SELECT h.family, count(*) AS members, {summed}
         FROM {hits} h JOIN volumes v ON v.aid = h.aid WHERE h.h0 > 0
-        GROUP BY h.family HAVING count(*) >= $least"""
+        GROUP BY h.family HAVING count(*) >= $least ORDER BY h.family"""
 
 
 def repeats() -> str:
@@ -64,9 +64,9 @@ def shares(hits: str) -> str:
 
 def calm(hits: str) -> str:
     """Accounts' calls of fold 1 within a family, in pairs of one hour and by chance; a sample."""
-    return f"""SELECT h.family, h.h1, h.pairs, h.room / (24.0 * v.days) AS room
+    return f"""SELECT h.family, h.h1, h.pairs, h.room / (24e0 * v.days) AS room
         FROM {hits} h JOIN volumes v ON v.aid = h.aid
-        WHERE h.room >= 24.0 * v.days * $told AND h.aid % $part = 0"""
+        WHERE h.room >= 24e0 * v.days * $told AND h.aid % $part = 0"""
 
 
 def known(engine: Engine) -> str:

@@ -93,7 +93,8 @@ def group(engine: Engine, accounts: int) -> None:
     hub = max(link.FEW, int(link.HUB * accounts))
     engine.table("votes", link.votes(), hub=hub, most=link.KEYS_AN_ACCOUNT)
     engine.table("pairs", link.pairs())
-    found = link.edges(engine.fetch("SELECT * FROM pairs"), engine.fetch("SELECT * FROM votes"))
+    pairs = engine.fetch("SELECT * FROM pairs ORDER BY one, other")  # what Leiden finds goes by it
+    found = link.edges(pairs, engine.fetch("SELECT * FROM votes"))
     keys = column(engine.fetch("SELECT DISTINCT key FROM uses_template ORDER BY key"), "key")
     keep(engine, "families", pa.table({"key": keys, "family": cohorts.families(keys, found)}))
 
@@ -226,7 +227,7 @@ def _members(engine: Engine, families: Families, place: int, calls: Ints, tests:
              calm: tuple[Floats, Ints]) -> score.Membership:  # fmt: skip
     """p-values of all accounts as members of one named family: how many calls, and how spread."""
     rows = engine.fetch(
-        f"""SELECT h.aid, h.h0 + h.h1 AS hits, h.h1, h.pairs, h.room / (24.0 * v.days) AS room
+        f"""SELECT h.aid, h.h0 + h.h1 AS hits, h.h1, h.pairs, h.room / (24e0 * v.days) AS room
         FROM hits_{families.layer} h JOIN volumes v ON v.aid = h.aid WHERE family = $family""",
         family=int(families.family[place]),
     )

@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from limbeck.guard import lexicon
 from limbeck.guard.arrow import Array, Batch, pa, pc
 from limbeck.guard.schema import CAPABILITIES, SKETCH
-from limbeck.guard.words import I64, LONGEST, ODD, POWERS, U64, Flags, Words, mix, split
+from limbeck.guard.words import I64, LONGEST, ODD, POWERS, U8, U64, Flags, Words, mix, split
 
 BANDS, PER_BAND = 8, 2
 HEAD = 4
 """Words that a template has before its slot may begin."""
 SKELETON_WORDS = 24
 CHUNK_BYTES = 1 << 17
-NONE = np.uint64(0xFFFFFFFFFFFFFFFF)
 NUMBER = np.uint64(0x9B97A1C3D5E7F911)
 SCORES = ("reasoning", "rubric", "trace")
 
@@ -41,8 +40,11 @@ def sketch(prompts: Array) -> Batch:
     `topic`: MinHash of the content words, long ones first: accounts of narrow focus share some.
     `chars`: characters of the whole prompt, though at most `words.LONGEST` bytes are read.
     """
+    rows = len(prompts)
+    if prompts.null_count == rows:
+        empty = [pa.nulls(rows, field.type) for field in SKETCH]
+        return pa.RecordBatch.from_arrays(empty, schema=SKETCH)
     texts, valid, chars = _texts(prompts)
-    rows = len(valid)
     offsets, data = buffers(texts)
     columns: dict[str, Any] = {
         field.name: np.zeros(rows, field.type.to_pandas_dtype()) for field in SKETCH
@@ -58,10 +60,9 @@ def sketch(prompts: Array) -> Batch:
         _chunk(split(data[offsets[at] : offsets[end]], bounds), columns, slice(at, end), wordy)
         at = end
     of_words = {"skeleton", "topic", *(f"band_{band}" for band in range(BANDS))}
+    absent = {True: None if wordy.all() else ~wordy, False: None if valid.all() else ~valid}
     arrays = [
-        pa.array(
-            columns[field.name], field.type, mask=~(wordy if field.name in of_words else valid)
-        )
+        pa.array(columns[field.name], field.type, mask=absent[field.name in of_words])
         for field in SKETCH
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=SKETCH)
@@ -72,7 +73,7 @@ def masked(prompts: Array) -> list[str]:
     texts, _, _ = _texts(prompts)
     offsets, data = buffers(texts)
     words = split(data[offsets[0] : offsets[-1]], offsets - offsets[0])
-    kept = _kept(words, _lookup(_plain(words)))
+    kept = _kept(words, _table().marks.take(_lookup(_plain(words))))
     told = [""] * len(texts)
     begins = set(words.first.tolist())
     before = -1
@@ -144,40 +145,44 @@ def _chunk(words: Words, columns: dict[str, Any], at: slice, wordy: Flags) -> No
         rows = words.rows + at.start
         wordy[rows] = True
         place = np.arange(len(words.hashes)) - words.spread(words.first)
-        exact[words.rows] = np.add.reduceat(words.hashes * POWERS[place], words.first)
+        exact[words.rows] = np.add.reduceat(words.hashes * POWERS.take(place), words.first)
         plain = _plain(words)
         entries = _lookup(plain)
-        columns["skeleton"][rows] = _skeletons(words, plain, entries)
-        for band, values in enumerate(_bands(plain, words)):
-            columns[f"band_{band}"][rows] = values.view(np.int64)
-        columns["topic"][rows] = _topics(words, entries)
-        _scores(words, plain, entries, columns, at)
+        marks = _table().marks.take(entries)
+        columns["skeleton"][rows] = _skeletons(words, plain, marks)
+        bands = _bands(plain, words)
+        for band in range(BANDS):
+            columns[f"band_{band}"][rows] = bands[band]
+        columns["topic"][rows] = _topics(words, marks)
+        _scores(words, plain, entries, marks, columns, at)
     columns["exact"][at] = mix(exact).view(np.int64)
 
 
 def _plain(words: Words) -> U64:
     """The words' hashes with all numbers made one."""
-    return np.where(words.number, NUMBER, words.hashes)
+    plain = words.hashes.copy()
+    plain[np.flatnonzero(words.number)] = NUMBER
+    return plain
 
 
-def _bands(plain: U64, words: Words) -> list[U64]:
+def _bands(plain: U64, words: Words) -> I64:
+    """MinHashes in bands, (BANDS, N)."""
     last = words.first + words.counts - 1
     second = np.append(plain[1:], np.uint64(0))
     second[last] = 0
     third = np.append(second[1:], np.uint64(0))
     third[last] = 0
     shingles = plain * ODD[1]
-    shingles += second * ODD[2]
-    shingles += third * ODD[3]
+    second *= ODD[2]
+    shingles += second
+    third *= ODD[3]
+    shingles += third
     narrow = (mix(shingles) >> np.uint64(32)).astype(np.uint32)
-    bands: list[U64] = []
-    for band in range(BANDS):
-        low, high = (
-            np.minimum.reduceat(narrow * _permutations()[band * PER_BAND + turn], words.first)
-            for turn in range(PER_BAND)
-        )
-        bands.append(mix(high.astype(np.uint64) << np.uint64(32) | low))
-    return bands
+    least = np.empty((BANDS, PER_BAND, len(words.first)), np.uint32)
+    for turn, factor in enumerate(_permutations()):
+        np.minimum.reduceat(narrow * factor, words.first, out=least[divmod(turn, PER_BAND)])
+    wide = least.astype(np.uint64)
+    return mix(wide[:, 1] << np.uint64(32) | wide[:, 0]).view(np.int64)
 
 
 @lru_cache(maxsize=1)
@@ -187,34 +192,37 @@ def _permutations() -> NDArray[np.uint32]:
     return (drawn >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
 
 
-def _skeletons(words: Words, plain: U64, entries: I64) -> I64:
-    kept = _kept(words, entries)
+def _skeletons(words: Words, plain: U64, marks: U8) -> I64:
+    kept = _kept(words, marks)
     parts = words.parts(kept)
     place = np.arange(len(kept)) - np.repeat(parts[:-1], np.diff(parts))
     sums = np.zeros(len(kept) + 1, np.uint64)
-    np.cumsum(plain[kept] * POWERS[place], out=sums[1:])
+    np.cumsum(plain.take(kept) * POWERS.take(place), out=sums[1:])
     return mix(sums[parts[1:]] - sums[parts[:-1]] + ODD[2]).view(np.int64)
 
 
-def _kept(words: Words, entries: I64) -> I64:
+def _kept(words: Words, marks: U8) -> I64:
     """Places of the words that a skeleton keeps, ascending.
 
     Those of the frame in sentences that instruct, up to the first slot after `HEAD` of them: what
     follows a colon, line end or quotation mark. Where these are fewer than three, the frame's words
     of all sentences; where those are, and so in languages unknown to `lexicon`, all but numbers.
     """
-    table = _table()
-    frame = table.frame[entries]
-    sentences = np.append(np.flatnonzero(words.breaks), len(entries))
-    strong = np.searchsorted(np.flatnonzero(table.strong[entries]), sentences)
-    kept = frame & np.repeat(np.diff(strong) > 0, np.diff(sentences))
+    frame = (marks & FRAME) != 0
+    sentences = np.flatnonzero(words.breaks)
+    strong = (np.bitwise_or.reduceat(marks, sentences) & STRONG) != 0
+    kept = frame & np.repeat(strong, np.diff(sentences, append=len(marks)))
     kept = _to_slot(np.flatnonzero(kept), words)
-    place = np.arange(len(entries)) - words.spread(words.first)
     for instead in (frame, ~words.number):
-        few = np.diff(words.parts(kept)) < 3
-        more = words.spread(few) & instead & (place < SKELETON_WORDS)
-        more[kept] = True
-        kept = np.flatnonzero(more)
+        few = np.flatnonzero(np.diff(words.parts(kept)) < 3)
+        counts = np.minimum(words.counts.take(few), SKELETON_WORDS)
+        ends = np.cumsum(counts)
+        heads: I64 = np.repeat(words.first.take(few) - ends + counts, counts)
+        heads += np.arange(len(heads))
+        chosen = np.zeros(len(marks), np.bool_)
+        chosen[heads] = instead.take(heads)
+        chosen[kept] = True
+        kept = np.flatnonzero(chosen)
     return kept
 
 
@@ -223,27 +231,31 @@ def _to_slot(kept: I64, words: Words) -> I64:
     parts = words.parts(kept)
     slots = np.flatnonzero(words.slots)
     text = np.repeat(np.arange(len(words.rows)), np.diff(words.parts(slots)))
-    late = np.searchsorted(kept, slots) - parts[text] >= HEAD
+    late = np.flatnonzero(np.searchsorted(kept, slots) - parts.take(text) >= HEAD)[::-1]
     ends = np.full(len(words.rows), len(words.start))
-    ends[text[late][::-1]] = slots[late][::-1]  # the first one is written last, and stays
+    ends[text.take(late)] = slots.take(late)  # the first one is written last, and stays
     lengths = np.diff(parts)
     rank = np.arange(len(kept)) - np.repeat(parts[:-1], lengths)
-    return kept[(kept < np.repeat(ends, lengths)) & (rank < SKELETON_WORDS)]
+    inside = (kept < np.repeat(ends, lengths)) & (rank < SKELETON_WORDS)
+    return kept.take(np.flatnonzero(inside))
 
 
-def _topics(words: Words, entries: I64) -> NDArray[np.int32]:
+def _topics(words: Words, marks: U8) -> NDArray[np.int32]:
     """Of the words outside the lexicon, the one with the least hash; of seven letters or more."""
     length = words.end - words.start
-    content = (entries == 0) & ~words.number & (length >= 3)
     keys = words.hashes >> np.uint64(1)
     keys |= (length < 7).astype(np.uint64) << np.uint64(63)
-    least = np.minimum.reduceat(np.where(content, keys, NONE), words.first)
+    other = ((marks & KNOWN) != 0) | words.number | (length < 3)
+    keys |= -other.astype(np.int64).view(np.uint64)  # all ones: NONE
+    least = np.minimum.reduceat(keys, words.first)
     return ((least >> np.uint64(16)) & np.uint64(0x7FFFFFFF)).astype(np.int32)
 
 
-def _scores(words: Words, plain: U64, entries: I64, columns: dict[str, Any], at: slice) -> None:
+def _scores(
+    words: Words, plain: U64, entries: I64, marks: U8, columns: dict[str, Any], at: slice
+) -> None:
     table = _table()
-    places, found = _phrases(words, plain, entries)
+    places, found = _phrases(words, plain, entries, marks)
     parts = words.parts(places)
     points = np.zeros((at.stop - at.start, table.weights.shape[1]), np.int64)
     sums = np.zeros((len(places) + 1, points.shape[1]), np.int64)
@@ -254,28 +266,28 @@ def _scores(words: Words, plain: U64, entries: I64, columns: dict[str, Any], at:
     votes = points[:, len(SCORES) - 1 :]
     votes[:, 0] = 0  # of "other", which wins where nothing else has a vote
     votes[:, CAPABILITIES.index("code")] += np.minimum(words.braces, 8)
-    numbers = np.diff(words.parts(np.flatnonzero(words.number)))
+    numbers = np.add.reduceat(words.number, words.first, dtype=np.int64)
     votes[words.rows, CAPABILITIES.index("maths")] += np.minimum(numbers // 2, 3)
     columns["capability"][at] = votes.argmax(1)
 
 
-def _phrases(words: Words, plain: U64, entries: I64) -> tuple[I64, I64]:
+def _phrases(words: Words, plain: U64, entries: I64, marks: U8) -> tuple[I64, I64]:
     """Where phrases with a weight end, ascending, and their entries."""
     table = _table()
-    last = np.zeros(len(entries), np.bool_)
-    last[words.first + words.counts - 1] = True
+    ongoing = np.append((marks[1:] & FOLLOWS) != 0, False)
+    ongoing[words.first + words.counts - 1] = False
     places: list[I64] = []
     found: list[I64] = []
     place, keys, entry = np.arange(len(entries)), plain, entries
     while len(place):
-        weighs = np.flatnonzero(table.weighs[entry])
-        places.append(place[weighs])
-        found.append(entry[weighs])
-        more = np.flatnonzero(table.more[entry])
-        more = more[~last[place[more]]]
-        place = place[more] + 1
-        keys = _joined(keys[more], plain[place])
+        weighs = np.flatnonzero((marks & WEIGHS) != 0)
+        places.append(place.take(weighs))
+        found.append(entry.take(weighs))
+        more = np.flatnonzero(((marks & MORE) != 0) & ongoing.take(place))
+        place = place.take(more) + 1
+        keys = _joined(keys.take(more), plain.take(place))
         entry = _lookup(keys)
+        marks = table.marks.take(entry)
     ends = np.concatenate(places)
     order = np.argsort(ends, kind="stable")
     return ends[order], np.concatenate(found)[order]
@@ -285,6 +297,12 @@ def _joined(keys: U64, following: U64) -> U64:
     return mix(keys * ODD[1] + following)
 
 
+FRAME, STRONG, KNOWN, MORE, WEIGHS, FOLLOWS = (np.uint8(1 << bit) for bit in range(6))
+"""What an entry of the lexicon is: a word that skeletons keep; one that instructs besides; a word
+by itself or the first of a phrase; the beginning of a longer phrase; a phrase with a weight; a word
+that goes on with one."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Table:
     """The lexicon, found by hash; entry 0 is every other word."""
@@ -292,10 +310,7 @@ class _Table:
     seed: np.uint64
     slots: NDArray[np.uint16]
     keys: U64
-    frame: Flags
-    strong: Flags
-    more: Flags
-    weighs: Flags
+    marks: U8
     weights: I64
 
 
@@ -305,8 +320,9 @@ SLOT_BITS = 18
 def _lookup(keys: U64) -> I64:
     """The lexicon's entry for each key, 0 for none."""
     table = _table()
-    entries = table.slots[(keys * table.seed) >> np.uint64(64 - SLOT_BITS)].astype(np.int64)
-    entries *= table.keys[entries] == keys
+    slots = (keys * table.seed) >> np.uint64(64 - SLOT_BITS)
+    entries = table.slots.take(slots.view(np.int64)).astype(np.int64)
+    entries *= table.keys.take(entries) == keys
     return entries
 
 
@@ -314,40 +330,33 @@ def _lookup(keys: U64) -> I64:
 def _table() -> _Table:
     kinds = [lexicon.REASONING, lexicon.RUBRIC, lexicon.TRACE]
     kinds += [lexicon.CAPABLE[name] for name in CAPABILITIES[1:]]
-    marks: dict[int, set[str]] = {}
+    marks: dict[int, np.uint8] = {}
     weights: dict[int, I64] = {}
-    for mark, text in (("frame", lexicon.FRAME + lexicon.STRONG), ("strong", lexicon.STRONG)):
+
+    def mark(name: int, what: np.uint8) -> None:
+        marks[name] = marks.get(name, np.uint8(0)) | what
+
+    for what, text in ((FRAME, lexicon.FRAME + lexicon.STRONG), (STRONG, lexicon.STRONG)):
         for key in _keys(" ".join(text.split())):
-            marks.setdefault(key, set()).add(mark)
+            mark(key, what | KNOWN)
     for kind, text in enumerate(kinds):
         for weight, phrase in lexicon.phrases(text):
-            keys = _keys(phrase.replace("#", "0"))
-            name = keys[0]
-            for key in keys[1:]:
-                marks.setdefault(name, set()).add("more")
+            name, *others = _keys(phrase.replace("#", "0"))
+            mark(name, KNOWN)
+            for key in others:
+                mark(name, MORE)
+                mark(key, FOLLOWS)
                 joined = _joined(np.array([name], np.uint64), np.array([key], np.uint64))
                 name = int(joined[0])
-            marks.setdefault(name, set())
+            mark(name, KNOWN | WEIGHS)
             weights.setdefault(name, np.zeros(len(kinds), np.int64))[kind] = weight
     names = np.array([0, *marks], np.uint64)
     seed = _seed(names[1:])
     slots = np.zeros(1 << SLOT_BITS, np.uint16)
     slots[(names[1:] * seed) >> np.uint64(64 - SLOT_BITS)] = np.arange(1, len(names))
-
-    def flags(mark: str) -> Flags:
-        return np.array([False, *(mark in of for of in marks.values())])
-
-    weighed = np.stack([weights.get(int(name), np.zeros(len(kinds), np.int64)) for name in names])
-    return _Table(
-        seed,
-        slots,
-        names,
-        flags("frame"),
-        flags("strong"),
-        flags("more"),
-        np.any(weighed != 0, axis=1),
-        weighed,
-    )
+    none = np.zeros(len(kinds), np.int64)
+    weighed = np.stack([weights.get(int(name), none) for name in names])
+    return _Table(seed, slots, names, np.array([0, *marks.values()], np.uint8), weighed)
 
 
 def _keys(text: str) -> list[int]:

@@ -68,10 +68,14 @@ class Days:
 
 
 def write(table: Table, path: Path) -> None:
-    """One Parquet file; columns of hashes are not worth a dictionary, the others are."""
-    hashed = {"exact", "call", "call_id"}
-    named = [field.name for field in table.schema if field.name not in hashed]
-    pq.write_table(table, path, compression="zstd", compression_level=1, use_dictionary=named)
+    """One Parquet file: what is all different has no dictionary, integers only that."""
+    different = {"exact", "call", "call_id", "time"}
+    named = [field.name for field in table.schema if field.name not in different]
+    packed = {
+        field.name: "zstd" if pa.types.is_string(field.type) or field.name == "time" else "none"
+        for field in table.schema
+    }
+    pq.write_table(table, path, compression=packed, use_dictionary=named)
 
 
 class Refused:

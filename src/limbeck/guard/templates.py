@@ -41,12 +41,13 @@ class Templates:
     def add(self, skeletons: Array, accounts: Array, prompts: Array) -> None:
         """Count a block's skeletons, int64 (R,), null where there is none."""
         rows = np.flatnonzero(skeletons.is_valid().to_numpy(zero_copy_only=False))
-        found = skeletons.fill_null(0).to_numpy(zero_copy_only=False)[rows]
-        if not len(found):
+        if not len(rows):
             return
-        names, first, place, counts = np.unique(
-            found, return_index=True, return_inverse=True, return_counts=True
-        )
+        found = pc.dictionary_encode(skeletons.drop_null())
+        names, place = found.dictionary.to_numpy(), found.indices.to_numpy().astype(np.int64)
+        counts = np.bincount(place)
+        first = np.empty(len(names), np.int64)
+        first[place[::-1]] = rows[::-1]  # the first one is written last, and stays
         shared = self._shared(place, counts, accounts, rows)
         fresh: list[tuple[int, int]] = []
         for one in np.flatnonzero(counts >= ACCOUNTS).tolist():
@@ -54,7 +55,7 @@ class Templates:
             if name in self._calls:
                 self._calls[name] += int(counts[one])
             elif shared[one]:
-                fresh.append((name, int(rows[first[one]])))
+                fresh.append((name, int(first[one])))
                 self._calls[name] = int(counts[one])
         if fresh:
             texts = masked(prompts.take(pa.array([row for _, row in fresh])))

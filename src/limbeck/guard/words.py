@@ -45,6 +45,7 @@ def _kinds() -> bytes:
 
 
 KINDS = _kinds()
+KIND = np.frombuffer(KINDS, np.uint8)
 LOWER = bytes(range(256)).lower()
 ODD = np.array(
     [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F], np.uint64
@@ -127,26 +128,32 @@ def split(data: U8, bounds: I64) -> Words:
     token = word | sign
     ends = token.copy()
     ends[:-1] &= ~word[1:] | begins[1:]
-    start = np.flatnonzero(begins)
     end = np.flatnonzero(ends) + 1
 
+    # Beginnings and marks in one list: how many words begin before a mark is then a running sum.
+    places = np.flatnonzero(begins | _is(kinds, HARD | SOFT | BRACE))
+    about = kinds.take(places)
+    begun = begins.take(places)
+    before = np.cumsum(begun) - begun
+    start = places.take(np.flatnonzero(begun))
     at = np.searchsorted(start, bounds)
+    marks = np.flatnonzero(_is(about, HARD | SOFT))
+    breaks, slots = _breaks(text, word, places.take(marks), before.take(marks), len(start))
+    breaks[at] = True
     counts = np.diff(at)
     rows = np.flatnonzero(counts)
-    breaks, slots = _breaks(text, kinds, word, start, bounds)
-    first = kinds[start]
     return Words(
         text=text,
         start=start,
         end=end,
         hashes=hashes(text, start, end - start),
-        number=_is(first, DIGIT),
-        breaks=breaks,
-        slots=slots,
+        number=_is(kinds.take(start), DIGIT),
+        breaks=breaks[:-1],
+        slots=slots[:-1],
         rows=rows,
         first=at[rows],
         counts=counts[rows],
-        braces=_count(_is(kinds, BRACE), bounds),
+        braces=np.diff(np.searchsorted(places.take(np.flatnonzero(_is(about, BRACE))), bounds)),
     )
 
 
@@ -154,25 +161,25 @@ def _is(kinds: U8, wanted: int) -> Flags:
     return (kinds & np.uint8(wanted)) != 0
 
 
-def _count(flags: Flags, bounds: I64) -> I64:
-    return np.diff(np.searchsorted(np.flatnonzero(flags), bounds))
+def _breaks(text: U8, word: Flags, marks: I64, words: I64, count: int) -> tuple[Flags, Flags]:
+    """Where sentences or more begin, and which of these may be slots: (W + 1,) each.
 
-
-def _breaks(text: U8, kinds: U8, word: Flags, start: I64, bounds: I64) -> tuple[Flags, Flags]:
-    """Which words begin a sentence or more, and which of them what may be a slot."""
-    marks = np.flatnonzero(_is(kinds, HARD | SOFT))
-    mark, after = text[marks], marks + 1
-    joined = (word[after] & (text[after] < 128)) | (text[after] == ord("/"))
+    Args:
+        text: The bytes.
+        word: Which of them belong to words.
+        marks: Where punctuation is, ascending.
+        words: How many words begin before each mark.
+        count: How many there are, W.
+    """
+    mark, next_ = text.take(marks), text.take(marks + 1)
+    joined = (word.take(marks + 1) & (next_ < 128)) | (next_ == ord("/"))
     real = ~(joined & ((mark == ord(":")) | (mark == ord("."))))  # neither 3.5 nor http://
-    real &= (mark != 0xE3) | ((text[after] == 0x80) & (text[marks + 2] == 0x82))  # han full stop
-    marks = marks[real]
-    following = np.searchsorted(start, marks)
-    breaks = np.zeros(len(start) + 1, np.bool_)
-    slots = breaks.copy()
-    slots[following[_is(kinds[marks], HARD)]] = True
-    breaks[following] = True
-    breaks[np.searchsorted(start, bounds)] = True
-    return breaks[:-1], slots[:-1]
+    real &= (mark != 0xE3) | ((next_ == 0x80) & (text.take(marks + 2) == 0x82))  # han full stop
+    hard = real & (KIND.take(mark) & np.uint8(HARD) != 0)
+    breaks, slots = np.zeros(count + 1, np.bool_), np.zeros(count + 1, np.bool_)
+    breaks[words.take(np.flatnonzero(real))] = True
+    slots[words.take(np.flatnonzero(hard))] = True
+    return breaks, slots
 
 
 def hashes(text: U8, start: I64, length: I64, upto: int = WORD_BYTES) -> U64:
@@ -181,25 +188,30 @@ def hashes(text: U8, start: I64, length: I64, upto: int = WORD_BYTES) -> U64:
     `text` is padded by `PAD` bytes.
     """
     whole = text[: len(text) // 8 * 8].view("<u8")
-    hashed = mix(_eight(whole, start) & MASKS[np.minimum(length, 8)])
+    hashed = mix(_eight(whole, start) & MASKS.take(np.minimum(length, 8)))
     longer = np.flatnonzero(length > 8)
     for done in range(8, upto, 8):
         if not len(longer):
             return hashed
-        left = length[longer] - done
-        part = _eight(whole, start[longer] + done) & MASKS[np.minimum(left, 8)]
-        hashed[longer] = mix((hashed[longer] ^ part) * ODD[0])
-        longer = longer[left > 8]
+        left = length.take(longer) - done
+        part = _eight(whole, start.take(longer) + done) & MASKS.take(np.minimum(left, 8))
+        hashed[longer] = mix((hashed.take(longer) ^ part) * ODD[0])
+        longer = longer.take(np.flatnonzero(left > 8))
     hashed[longer] ^= length[longer].astype(np.uint64) * ODD[1]
     return hashed
 
 
 def _eight(whole: U64, at: I64) -> U64:
     """The eight bytes from each place on, little-endian, out of aligned words."""
-    word, shift = at >> 3, ((at & 7) << 3).astype(np.uint64)
-    low = whole[word] >> shift
-    high = (whole[word + 1] << np.uint64(1)) << (np.uint64(63) - shift)
-    return low | high
+    word, shift = at >> 3, ((at & 7) << 3).view(np.uint64)
+    low = whole.take(word)
+    low >>= shift
+    word += 1
+    high = whole.take(word)
+    high <<= np.uint64(1)  # in two steps, since a shift by 64 has no meaning
+    high <<= np.uint64(63) - shift
+    low |= high
+    return low
 
 
 def hash_each(data: U8, bounds: I64) -> I64:

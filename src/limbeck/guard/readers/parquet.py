@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from limbeck.errors import InputError, first_line
 from limbeck.guard.arrow import Schema, pa, pq
 from limbeck.guard.readers.block import BYTES, ROWS, Block
@@ -29,9 +31,8 @@ def read(path: Path, wanted: list[str]) -> Iterator[Block]:
                 rows = max(1, min(ROWS, int(BYTES / max(row_bytes, 1))))
                 for batch in file.iter_batches(rows, [group], wanted, use_threads=False):
                     count = batch.num_rows
-                    yield Block(
-                        str(path), pa.array(range(at, at + count)), pa.Table.from_batches([batch])
-                    )
+                    places = pa.array(np.arange(at, at + count))
+                    yield Block(str(path), places, pa.Table.from_batches([batch]))
                     at += count
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
