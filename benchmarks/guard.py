@@ -194,7 +194,7 @@ def _baselines(accounts: int, seeds: int) -> list[dict[str, Any]]:
 
 def _scale(what: str, prompts: bool, calls: int) -> dict[str, Any]:
     """Seconds and memory of one scan, a sixth of its calls hostile."""
-    june = replace(attacks()["anthropic-june"], accounts=max(calls // 4_000, 100), per_day=45)
+    june = replace(attacks()["anthropic-june"], accounts=max(calls // 2_000, 100), per_day=45)
     days, accounts = 14, max(calls // 300, 1_000)
     plan = Plan(accounts=accounts, days=days, seed=7, attacks=(june,), prompts=prompts)
     with Scene(plan) as scene:
