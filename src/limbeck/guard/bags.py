@@ -19,12 +19,16 @@ Floats = NDArray[np.float64]
 KINDS = 12
 """Dirichlet-multinomial laws of honest bags."""
 ROUNDS = 25
-SETTLED = 6
-"""Rounds in which the members' law stays that of the firm members."""
 SAMPLE = 20_000
 """Honest bags that the laws are fitted to; more add nothing."""
-MOST = 200.0
+MOST = 50.0
 """Of a law's concentration: no two people are as alike as coins."""
+WHOLE = 200.0
+"""Calls that a bag counts for at most; a larger one is shrunk."""
+ODD, ODDS = 0.3, 0.01
+"""The law of bags that are like nobody's, and its least share among the honest."""
+SAFE = 0.9
+"""Firm members stay so to this extent while honest laws are fitted, or one would take them."""
 LEAST_P = 1e-12
 
 
@@ -36,7 +40,9 @@ class Belonging:
     p: Floats
 
 
-def belonging(bags: Floats, firm: NDArray[np.bool_], accounts: int) -> Belonging:
+def belonging(
+    bags: Floats, firm: NDArray[np.bool_], accounts: int, most: float = 1.0
+) -> Belonging:
     """Whose bags these are.
 
     p is the share of all accounts that are honest and have a likelihood ratio as high: the sum of
@@ -46,7 +52,9 @@ def belonging(bags: Floats, firm: NDArray[np.bool_], accounts: int) -> Belonging
         bags: Calls of each weight, (n, levels), of the accounts that have a suspect call.
         firm: Which of them are members beyond doubt, (n,).
         accounts: All accounts of the log.
+        most: The largest share of the bags that may be members'.
     """
+    bags = bags * np.minimum(1, WHOLE / bags.sum(1))[:, None]
     step = max(1, len(bags) // SAMPLE)
     fitted = firm | (np.arange(len(bags)) % step == 0)
     few, weight = bags[fitted], np.where(firm, 1.0, step)[fitted]
@@ -55,19 +63,20 @@ def belonging(bags: Floats, firm: NDArray[np.bool_], accounts: int) -> Belonging
     kinds = [np.ones(few.shape[1])] * KINDS
     of = np.eye(KINDS)[_kinds(few)]
     share = min(0.5, 1.3 * float(firm.sum()) / float(weight.sum()))
-    belongs = np.where(first > 0, 0.9, share / 10)
+    crowd = _dirichlet(few, weight * (1 - first), np.ones(few.shape[1]), 30)
+    belongs = np.maximum(_odds(_law(few, member) - _law(few, crowd), share), SAFE * first)
     mixing = np.full(KINDS, 1 / KINDS)
-    for turn in range(ROUNDS):
+    for _ in range(ROUNDS):
         left = of * (weight * (1 - belongs))[:, None]
         kinds = [_dirichlet(few, w, law, 3) for w, law in zip(left.T, kinds, strict=True)]
+        kinds[-1] = np.full(few.shape[1], ODD)
         mixing = left.sum(0) / left.sum()
+        mixing[-1] = max(mixing[-1], ODDS)
         each = _honest(few, kinds, mixing)
         total = np.logaddexp.reduce(each, axis=1)
         of = np.exp(each - total[:, None])
-        belongs = _odds(_law(few, member) - total, share)
-        share = float((weight * belongs).sum() / weight.sum())
-        if turn >= SETTLED:
-            member = _dirichlet(few, weight * belongs, member, 3)
+        belongs = np.maximum(_odds(_law(few, member) - total, share), SAFE * first)
+        share = min(most, float((weight * belongs).sum() / weight.sum()))
     ratio = _law(bags, member) - np.logaddexp.reduce(_honest(bags, kinds, mixing), axis=1)
     belongs = _odds(ratio, share)
     order = np.argsort(-ratio, kind="stable")

@@ -60,14 +60,15 @@ def kernels(exposure: float) -> tuple[Floats, Floats]:
     return law(BROAD), law(NARROW)
 
 
-def evenness(x: Ints, exposure: Floats, n: Floats) -> Evenness:
+def evenness(x: Ints, n: Floats, exposure: Floats | None = None) -> Evenness:
     """The likelihood ratio of a narrow group among accounts with counts x.
 
     Args:
         x: Counts, from 1 on.
-        exposure: By how much more or less than others they could call.
         n: Accounts with that count and exposure.
+        exposure: By how much more or less than others they could call.
     """
+    exposure = np.ones(len(x)) if exposure is None else exposure
     broad, narrow = np.empty((2, len(x), len(GRID)))
     bins = binned(x)
     for value in np.unique(exposure).tolist():
@@ -89,9 +90,9 @@ def either(x: Ints, days: Floats, n: Floats) -> Evenness:
     So accounts that are replaced one by one look no less even.
     """
     count, back = np.unique(x, return_inverse=True)
-    whole = evenness(count, np.ones(len(count)), np.bincount(back, n))
+    whole = evenness(count, np.bincount(back, n))
     there = 2 ** (np.round(2 * np.log2(np.maximum(days, 1))) / 2)
-    by_day = evenness(x, there / float(there.max()), n)
+    by_day = evenness(x, n, there / float(there.max()))
     return max(whole, by_day, key=lambda one: one.z)
 
 

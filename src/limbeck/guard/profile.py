@@ -24,10 +24,13 @@ PARTS = 1_000_000
 """An account is so many parts of the background, shared among its calls."""
 MILLI = 1000
 """Weights are kept in thousandths of a nat."""
-LEVELS = (2, 4, 6, 8, 10)
+LEVELS = (1, 2, 3, 4, 5, 6, 8, 10)
 """Weights at which calls are counted, in nats."""
-SUSPECT = 4
-"""Accounts with no call of this weight are nobody's members."""
+SUSPECT = 2
+"""Accounts with no call of this level are nobody's members."""
+VIEWS = ("weight", "besides")  # the latter only with prompts
+"""A call's whole weight, and that of all traits besides the set-up: some accounts of a campaign
+work through the set-up of their cover."""
 STRANGE = 0.3
 """The campaign's calls that may be like everybody's in any one trait: what firm members, found by
 a set-up or a template, do not show of the others."""
@@ -122,8 +125,8 @@ def weights(rows: Table, calls: int, accounts: int) -> tuple[Table, dict[str, in
     return pa.table({"trait": trait.tolist(), "value": value, "weight": weight}), others
 
 
-def counts(others: dict[str, int], *, prompts: bool) -> str:
-    """How many of each account's calls reach each level of weight."""
+def weighed(others: dict[str, int], *, prompts: bool) -> str:
+    """Each call's weight, in both views."""
     allowed = traits(prompts=prompts)
     joins = " ".join(
         f"LEFT JOIN weights w_{name} ON w_{name}.trait = '{name}' AND w_{name}.value = {sql}"
@@ -134,11 +137,21 @@ def counts(others: dict[str, int], *, prompts: bool) -> str:
         joins += """ LEFT JOIN (SELECT t.call, w.weight FROM templated t
             JOIN weights w ON w.trait = 'template' AND w.value = t.template) w_template
             ON w_template.call = e.call"""
-    total = " + ".join(f"coalesce(w_{name}.weight, {others[name]})" for name in allowed)
+    each = {name: f"coalesce(w_{name}.weight, {others[name]})" for name in allowed}
+    besides = " + ".join(sql for name, sql in each.items() if name != "client")
+    return f"""SELECT *, besides + client_weight AS weight FROM (
+            SELECT e.call, e.aid, e.stack, e.shape, e.method, e.topic, e.tokens_out,
+                {besides} AS besides, {each["client"]} AS client_weight FROM events e {joins})"""
+
+
+def counts(weighed: str) -> str:
+    """How many of each account's calls reach each level of weight, in both views."""
     reach = ", ".join(
-        f"sum(CASE WHEN weight >= {MILLI * level} THEN 1 ELSE 0 END) AS n{i}"
+        f"sum(CASE WHEN {view} >= {MILLI * level} THEN 1 ELSE 0 END) AS {view}_{i}"
+        for view in VIEWS
         for i, level in enumerate(LEVELS)
     )
-    return f"""SELECT aid, {reach} FROM (SELECT e.aid, {total} AS weight FROM events e {joins})
-        WHERE weight >= {MILLI * LEVELS[0]} GROUP BY aid HAVING max(weight) >= {MILLI * SUSPECT}
-        ORDER BY aid"""
+    least = " OR ".join(f"{view} >= {MILLI * LEVELS[0]}" for view in VIEWS)
+    suspect = " OR ".join(f"max({view}) >= {MILLI * LEVELS[SUSPECT]}" for view in VIEWS)
+    return f"""SELECT aid, {reach} FROM ({weighed}) WHERE {least}
+        GROUP BY aid HAVING {suspect} ORDER BY aid"""

@@ -33,6 +33,7 @@ class Families:
 
     layer: Layer
     family: Ints
+    lives: Ints
     users: Ints
     members: Floats
     mean: Floats
@@ -83,7 +84,7 @@ def prepare(engine: Engine) -> list[Layer]:
 
 
 def group(engine: Engine, accounts: int) -> None:
-    """Put templates into families by who uses them together, from fold 0 alone."""
+    """Put templates into families by who uses them together, beyond chance."""
     engine.table("degrees", link.degrees())
     hub = max(link.FEW, int(link.HUB * accounts))
     engine.table("votes", link.votes(), hub=hub, most=link.KEYS_AN_ACCOUNT)
@@ -125,7 +126,7 @@ def test(engine: Engine, layer: Layer) -> Families:
     best = np.lexsort((p, family))
     best = best[np.unique(family[best], return_index=True)[1]]
     return Families(
-        layer, family[best], users[best].astype(int), members[best], mean[best],
+        layer, family[best], column(sums, "lives")[best], users[best].astype(int), members[best], mean[best],
         {name: value[best] for name, value in shares.items()}, np.minimum(1, 2 * p[best]),
         z[best], rest[best], np.zeros(len(best), bool),
     )  # fmt: skip
@@ -221,7 +222,9 @@ def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
     p = np.ones((max(1, len(set(keys.values()))), len(calls)))
     users = np.zeros(len(p))
     for campaign in sorted(set(keys.values())):
-        core = np.any([one for one, c in zip(firm, number, strict=True) if c == campaign], axis=0)
+        mine = [one for (_, _, one), c in zip(found, number, strict=True) if c == campaign]
+        core = np.any([one.firm >= FIRM for one in mine], axis=0)
+        core &= ~np.any([one.beyond for one in mine], axis=0)
         families = [key for key, c in keys.items() if c == campaign]
         p[campaign], users[campaign] = _alike(engine, core, families, calls, prompts=prompts)
     p = _together(engine, p)
@@ -231,48 +234,75 @@ def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
 
 
 def _members(engine: Engine, families: Families, place: int, calls: Ints) -> score.Membership:
-    """All accounts as members of one named family."""
-    rows = engine.fetch(
-        f"SELECT aid, n FROM hits_{families.layer} WHERE family = $family",
-        family=int(families.family[place]),
-    )
-    aid = column(rows, "aid")
-    hits = np.zeros(len(calls), int)
-    hits[aid] = column(rows, "n")
+    """All accounts as members of one named family.
+
+    Where those were tested who do not live by it, nobody is a member who lives by its set-up.
+    """
+    family = int(families.family[place])
+    hits = _hits(engine, families.layer, family, len(calls))
     begin = (float(families.members[place]), float(families.mean[place]), UNEVEN)
-    return score.membership(hits, calls, begin)
+    found = score.membership(hits, calls, begin)
+    if families.lives[place]:
+        return found
+    shape = families.layer == "shape"
+    whole = _hits(engine, "client", family // features.LENGTHS, len(calls)) if shape else hits
+    return replace(found, beyond=found.beyond | (whole > WHOLLY * calls))
+
+
+def _hits(engine: Engine, layer: Layer, family: int, accounts: int) -> Ints:
+    """Each account's calls within a family."""
+    rows = engine.fetch(f"SELECT aid, n FROM hits_{layer} WHERE family = $family", family=family)
+    hits = np.zeros(accounts, np.int64)
+    hits[column(rows, "aid")] = column(rows, "n")
+    return hits
 
 
 def _alike(engine: Engine, core: NDArray[np.bool_], families: list[tuple[Layer, int]],
            calls: Ints, *, prompts: bool) -> tuple[Floats, float]:  # fmt: skip
     """Each account's p-value by what its calls look like, and the share of honest users.
 
-    Learnt from firm members twice: those of the first turn teach the second.
+    Learnt from the calls that firm members (`core`) made within the families. Judged twice where
+    there are prompts, the second time without the set-up, as some of a campaign's accounts keep
+    that of their cover; at twice the p.
     """
-    p, users = np.ones(len(calls)), 0.0
-    for _ in range(TURNS):
-        keep(engine, "core", pa.table({"aid": np.flatnonzero(core)}))
-        engine.table("work", profile.work(families))
-        made = engine.fetch("SELECT count(*) AS n FROM work")["n"][0].as_py()
-        weights, others = profile.weights(
-            engine.fetch(profile.seen(prompts=prompts)), made, len(calls)
-        )
-        keep(engine, "weights", weights)
-        counted = engine.fetch(profile.counts(others, prompts=prompts))
-        aid = column(counted, "aid")
-        if not core[aid].any():
-            break
-        heavy = [numbers(counted, f"n{i}") for i in range(len(profile.LEVELS))]
-        held = np.column_stack([calls[aid], *heavy])
-        held[:, :-1] -= held[:, 1:]
-        found = bags.belonging(held, core[aid], len(calls))
-        import os
-        if os.environ.get("DBG"): print("  turn core", int(core.sum()), "work", made, "hot", len(aid), "members", round(found.member.sum()), "p<=1e-4", int((found.p<=1e-4).sum()), others)
-        p[:], users = 1.0, float((1 - found.member).sum()) / len(calls)
-        p[aid] = found.p
-        core = np.zeros(len(calls), bool)
-        core[aid[found.member >= FIRM]] = True
-    return p, users
+    keep(engine, "core", pa.table({"aid": np.flatnonzero(core)}))
+    engine.table("work", profile.work(families))
+    made = engine.fetch("SELECT count(*) AS n FROM work")["n"][0].as_py()
+    seen = engine.fetch(profile.seen(prompts=prompts))
+    weights, others = profile.weights(seen, made, len(calls))
+    keep(engine, "weights", weights)
+    counted = engine.fetch(profile.counts(profile.weighed(others, prompts=prompts)))
+    aid = column(counted, "aid")
+    firm = core[aid]
+    p, users = np.ones((2, len(calls))), np.zeros(2)
+    if firm.sum() < LEAST // 2:
+        return p[0], 0.0
+    for place, view in enumerate(profile.VIEWS if prompts else profile.VIEWS[:1]):
+        reach = np.stack([numbers(counted, f"{view}_{i}") for i in range(len(profile.LEVELS))])
+        suspect = reach[profile.SUSPECT]
+        near = suspect <= score.BEYOND * suspect[firm].mean() + 10
+        members = float(len(aid))
+        if view == "besides":
+            members = float(firm.sum()) + _others(reach[:, near & ~firm])
+        if members <= firm.sum():
+            continue
+        held = np.vstack([calls[aid], reach])
+        held[:-1] -= held[1:]
+        found = bags.belonging(held.T, firm, len(calls), members / len(aid))
+        p[place, aid] = np.where(near, found.p, 1.0)
+        users[place] = float((1 - found.member).sum()) / len(calls)
+    return np.minimum(1, 2 * p.min(axis=0)), float(users.max())
+
+
+def _others(reach: Floats) -> float:
+    """How many accounts besides the firm members divide such calls evenly, at any level; or 0."""
+    told = [
+        even.evenness(*np.unique(one[one > 0].astype(int), return_counts=True))
+        for one in reach[profile.SUSPECT :]
+        if (one > 0).sum() >= LEAST
+    ]
+    most = max(told, key=lambda one: one.z, default=even.Evenness(0.0, 0.0, 0.0))
+    return most.members if score.above(np.array([most.z]))[0] >= score.EVEN else 0.0
 
 
 def _together(engine: Engine, p: Floats) -> Floats:
@@ -295,8 +325,10 @@ def _together(engine: Engine, p: Floats) -> Floats:
     return p
 
 
-TURNS = 2
 FAMILY = 10
+"""A payment that more accounts share is an agency's or a firm's."""
+WHOLLY = 0.8
+"""Above this share of its calls a set-up is an account's own."""
 UNEVEN = 0.1
 """CV² of members' calls within a family: their days differ."""
 FIRM = 0.8

@@ -27,6 +27,8 @@ PRIOR_BURSTS = (1.5, 0.6, 0.0)
 """The same of the log of calls within one hour over those that chance would put there."""
 CAP = 6.0
 FIRM = 0.5
+BEYOND = 3
+"""An account with more than so many times the members' calls lives by the family."""
 REACH = 8
 """An account with so many times the members' calls is no member."""
 EVEN, SURE, OTHERS = 4.0, 8.0, 3.0
@@ -142,6 +144,7 @@ class Membership:
     mean: float
     users: float
     firm: Floats
+    beyond: NDArray[np.bool_]
     p: Floats
 
 
@@ -187,7 +190,8 @@ def membership(
         share = float((weight * belongs).sum() / total)
     back = back.reshape(-1)
     p = _tail(h, n, (mean, uneven), users, law)
-    return Membership(share, mean, users, np.where(hits > 0, belongs[back], 0.0), p[back])
+    beyond = hits > BEYOND * mean + 10
+    return Membership(share, mean, users, np.where(hits > 0, belongs[back], 0.0), beyond, p[back])
 
 
 def begin(hits: NDArray[np.int64]) -> tuple[float, float, float]:
