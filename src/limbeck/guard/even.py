@@ -30,11 +30,13 @@ ROUNDS = 80
 
 @dataclass(frozen=True, slots=True)
 class Evenness:
-    """Of one family: z of the narrow group, its accounts, their mean calls."""
+    """Of one family: z of the narrow group, its accounts, their mean calls and CV², and all's."""
 
     z: float
     members: float
     mean: float
+    cv2: float
+    all_cv2: float
 
 
 def binned(count: Ints) -> Ints:
@@ -81,7 +83,16 @@ def evenness(x: Ints, n: Floats, exposure: Floats | None = None) -> Evenness:
         np.hstack([broad, narrow[:, best : best + 1]]), n, np.append(0.8 * start, 0.2)
     )
     z = float(np.sqrt(max(0.0, 2 * (both - null))))
-    return Evenness(z, float(found[-1] * n.sum()), float(GRID[best]))
+    mixed = found[-1] * narrow[:, best] + broad @ found[:-1]
+    group = _cv2(x, n * found[-1] * narrow[:, best] / mixed)
+    return Evenness(z, float(found[-1] * n.sum()), float(GRID[best]), group, _cv2(x, n))
+
+
+def _cv2(x: Ints, n: Floats) -> float:
+    """CV² of rates beyond that of Poisson counts."""
+    mean = float(n @ x) / max(float(n.sum()), 1e-9)
+    excess = float(n @ (x - mean) ** 2) / max(float(n.sum()), 1e-9) - mean
+    return max(excess / max(mean, 1e-9) ** 2, 1e-3)
 
 
 def either(x: Ints, days: Floats, n: Floats) -> Evenness:

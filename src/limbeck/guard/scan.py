@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,12 @@ SOURCES: dict[Layer, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Families:
-    """What was tested in one layer: a row a family."""
+    """What was tested in one layer: a row a family.
+
+    `members` is how many of its `users` divide it evenly, `mean` their calls; `lives` says whether
+    these are accounts that live by the family. `even` is the log of their CV², or of all users'
+    where none do.
+    """
 
     layer: Layer
     family: Ints
@@ -37,6 +42,7 @@ class Families:
     users: Ints
     members: Floats
     mean: Floats
+    even: Floats
     rest: dict[str, Floats]
     p: Floats
     z_even: Floats
@@ -104,7 +110,7 @@ def test(engine: Engine, layer: Layer) -> Families:
     sums = engine.fetch(marks.sums(f"hits_{layer}"), least=LEAST)
     family, users = column(sums, "family"), numbers(sums, "users")
     unit = 2 * family + column(sums, "lives")
-    z, members, mean = _evenness(engine, layer, unit)
+    z, members, mean, cv2, all_cv2 = _evenness(engine, layer, unit)
     calls = numbers(sums, "n")
     shares = {
         "hours": numbers(sums, "calm") / calls,
@@ -126,14 +132,16 @@ def test(engine: Engine, layer: Layer) -> Families:
     best = np.lexsort((p, family))
     best = best[np.unique(family[best], return_index=True)[1]]
     return Families(
-        layer, family[best], column(sums, "lives")[best], users[best].astype(int), members[best], mean[best],
+        layer, family[best], column(sums, "lives")[best], users[best].astype(int),
+        members[best], mean[best],
+        np.log(np.where(z >= score.EVEN, cv2, all_cv2))[best],
         {name: value[best] for name, value in shares.items()}, np.minimum(1, 2 * p[best]),
         z[best], rest[best], np.zeros(len(best), bool),
     )  # fmt: skip
 
 
-def _evenness(engine: Engine, layer: Layer, unit: Ints) -> tuple[Floats, Floats, Floats]:
-    """z of the even group of each unit, its accounts and their mean calls."""
+def _evenness(engine: Engine, layer: Layer, unit: Ints) -> list[Floats]:
+    """The fields of each unit's `even.Evenness`, in their order."""
     rows = engine.fetch(marks.histogram(f"hits_{layer}"))
     of = 2 * column(rows, "family") + column(rows, "lives")
     x, days, users = column(rows, "x"), numbers(rows, "days"), numbers(rows, "users")
@@ -142,7 +150,10 @@ def _evenness(engine: Engine, layer: Layer, unit: Ints) -> tuple[Floats, Floats,
     for low, high in zip(first.tolist(), last.tolist(), strict=True):
         at = slice(low, high)
         found.append(even.either(x[at], days[at], users[at]))
-    return tuple(np.array([getattr(one, k) for one in found]) for k in ("z", "members", "mean"))
+    return [
+        np.array([getattr(one, field.name) for one in found], float)
+        for field in fields(even.Evenness)
+    ]
 
 
 REPEATED = 0.5
@@ -200,11 +211,13 @@ def judged(tested: list[Families], rate: float) -> list[Families]:
 def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
     """Firm members of each named family, families merged into campaigns, and who else belongs."""
     found: list[tuple[Layer, int, score.Membership]] = []
+    divide: list[float] = []
     for families in tested:
         for place in np.flatnonzero(families.named).tolist():
             belongs = _members(engine, families, place, calls)
             if (belongs.firm >= FIRM).sum() >= LEAST // 2:
                 found.append((families.layer, int(families.family[place]), belongs))
+                divide.append(float(families.members[place]))
     evidence: dict[Layer, Floats] = {
         layer: np.min([belongs.p for of, _, belongs in found if of == layer], axis=0)
         for layer in SOURCES
@@ -226,7 +239,8 @@ def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
         core = np.any([one.firm >= FIRM for one in mine], axis=0)
         core &= ~np.any([one.beyond for one in mine], axis=0)
         families = [key for key, c in keys.items() if c == campaign]
-        p[campaign], users[campaign] = _alike(engine, core, families, calls, prompts=prompts)
+        most = max(n for n, c in zip(divide, number, strict=True) if c == campaign)
+        p[campaign], users[campaign] = _alike(engine, core, most, families, calls, prompts=prompts)
     p = _together(engine, p)
     adjusted = score.over_all(p, users)
     campaign = np.where((adjusted <= FLAG) & bool(found), p.argmin(axis=0), -1)
@@ -257,11 +271,12 @@ def _hits(engine: Engine, layer: Layer, family: int, accounts: int) -> Ints:
     return hits
 
 
-def _alike(engine: Engine, core: NDArray[np.bool_], families: list[tuple[Layer, int]],
-           calls: Ints, *, prompts: bool) -> tuple[Floats, float]:  # fmt: skip
+def _alike(engine: Engine, core: NDArray[np.bool_], most: float,
+           families: list[tuple[Layer, int]], calls: Ints, *, prompts: bool) -> tuple[Floats, float]:  # fmt: skip
     """Each account's p-value by what its calls look like, and the share of honest users.
 
-    Learnt from the calls that firm members (`core`) made within the families. Judged twice where
+    Learnt from the calls that firm members (`core`) made within the families, of which `most`
+    divide one evenly. Judged twice where
     there are prompts, the second time without the set-up, as some of a campaign's accounts keep
     that of their cover; at twice the p.
     """
@@ -280,8 +295,9 @@ def _alike(engine: Engine, core: NDArray[np.bool_], families: list[tuple[Layer, 
     for place, view in enumerate(profile.VIEWS if prompts else profile.VIEWS[:1]):
         reach = np.stack([numbers(counted, f"{view}_{i}") for i in range(len(profile.LEVELS))])
         suspect = reach[profile.SUSPECT]
-        near = suspect <= score.BEYOND * suspect[firm].mean() + 10
-        members = float(len(aid))
+        usual = suspect[firm].mean()
+        near = suspect <= score.BEYOND * usual + 10
+        members = MORE * max(float(firm.sum()), most)
         if view == "besides":
             members = float(firm.sum()) + _others(reach[:, near & ~firm])
         if members <= firm.sum():
@@ -289,7 +305,7 @@ def _alike(engine: Engine, core: NDArray[np.bool_], families: list[tuple[Layer, 
         held = np.vstack([calls[aid], reach])
         held[:-1] -= held[1:]
         found = bags.belonging(held.T, firm, len(calls), members / len(aid))
-        p[place, aid] = np.where(near, found.p, 1.0)
+        p[place, aid] = np.where(near & (suspect >= usual / LITTLE), found.p, 1.0)
         users[place] = float((1 - found.member).sum()) / len(calls)
     return np.minimum(1, 2 * p.min(axis=0)), float(users.max())
 
@@ -301,8 +317,8 @@ def _others(reach: Floats) -> float:
         for one in reach[profile.SUSPECT :]
         if (one > 0).sum() >= LEAST
     ]
-    most = max(told, key=lambda one: one.z, default=even.Evenness(0.0, 0.0, 0.0))
-    return most.members if score.above(np.array([most.z]))[0] >= score.EVEN else 0.0
+    most = max(told, key=lambda one: one.z, default=None)
+    return most.members if most and score.above(np.array([most.z]))[0] >= score.EVEN else 0.0
 
 
 def _together(engine: Engine, p: Floats) -> Floats:
@@ -325,6 +341,10 @@ def _together(engine: Engine, p: Floats) -> Floats:
     return p
 
 
+LITTLE = 4
+"""A member does a share of the work: no less than the firm members' by this factor."""
+MORE = 1.25
+"""Members are at most so many times those that a family's evenness tells."""
 FAMILY = 10
 """A payment that more accounts share is an agency's or a firm's."""
 WHOLLY = 0.8
