@@ -40,9 +40,7 @@ class Belonging:
     p: Floats
 
 
-def belonging(
-    bags: Floats, firm: NDArray[np.bool_], accounts: int, most: float = 1.0
-) -> Belonging:
+def belonging(bags: Floats, firm: NDArray[np.bool_], accounts: int, most: float = 1.0) -> Belonging:
     """Whose bags these are.
 
     p is the share of all accounts that are honest and have a likelihood ratio as high: the sum of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from limbeck.guard.engine import Engine
 
-
 LIVES = 0.6
 """Above this share of its calls an account lives by a family, and is tested with its like."""
 

@@ -244,6 +244,8 @@ def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
     p = _together(engine, p)
     adjusted = score.over_all(p, users)
     campaign = np.where((adjusted <= FLAG) & bool(found), p.argmin(axis=0), -1)
+    with_members = set(campaign.tolist())
+    keys = {key: c for key, c in keys.items() if c in with_members}
     return Scan(tested, keys, campaign, adjusted, evidence)
 
 
@@ -271,14 +273,22 @@ def _hits(engine: Engine, layer: Layer, family: int, accounts: int) -> Ints:
     return hits
 
 
-def _alike(engine: Engine, core: NDArray[np.bool_], most: float,
-           families: list[tuple[Layer, int]], calls: Ints, *, prompts: bool) -> tuple[Floats, float]:  # fmt: skip
+def _alike(
+    engine: Engine,
+    core: NDArray[np.bool_],
+    most: float,
+    families: list[tuple[Layer, int]],
+    calls: Ints,
+    *,
+    prompts: bool,
+) -> tuple[Floats, float]:
     """Each account's p-value by what its calls look like, and the share of honest users.
 
     Learnt from the calls that firm members (`core`) made within the families, of which `most`
     divide one evenly. Judged twice where
     there are prompts, the second time without the set-up, as some of a campaign's accounts keep
-    that of their cover; at twice the p.
+    that of their cover; at twice the p. The laws never fit wholly,
+    which costs another factor.
     """
     keep(engine, "core", pa.table({"aid": np.flatnonzero(core)}))
     engine.table("work", profile.work(families))
@@ -307,7 +317,7 @@ def _alike(engine: Engine, core: NDArray[np.bool_], most: float,
         found = bags.belonging(held.T, firm, len(calls), members / len(aid))
         p[place, aid] = np.where(near & (suspect >= usual / LITTLE), found.p, 1.0)
         users[place] = float((1 - found.member).sum()) / len(calls)
-    return np.minimum(1, 2 * p.min(axis=0)), float(users.max())
+    return np.minimum(1, MISFIT * len(p) * p.min(axis=0)), float(users.max())
 
 
 def _others(reach: Floats) -> float:
@@ -341,6 +351,8 @@ def _together(engine: Engine, p: Floats) -> Floats:
     return p
 
 
+MISFIT = 4
+"""By how much more honest accounts reached a p-value than it says, on simulated logs."""
 LITTLE = 4
 """A member does a share of the work: no less than the firm members' by this factor."""
 MORE = 1.25

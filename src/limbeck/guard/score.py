@@ -2,8 +2,8 @@
 
 People who happen to use one thing (a tool, a tutorial, a rubric) use it as unevenly as people do,
 at the hours at which people do, with the clients that they happen to have. A dispatcher that hands
-out a work-list does none of that. The null of every mark is therefore taken from the log's own
-families of like size: nearly all of them are honest, and campaigns among them only widen it.
+out a work-list does none of that. The null of every mark is taken from the log's own families:
+nearly all of them are honest, and campaigns among them only widen it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Marks:
 
 
 def above(z: Floats) -> Floats:
-    """z of evenness against the log's own families, nearly all of which are honest.
+    """How far evenness z stands out from the log's own families, nearly all honest.
 
     Its null is that of a likelihood ratio whose place is searched for. The median is not taken for
     less than `PRIOR_Z` has it, nor the spread, so that few families make no sharp null.
