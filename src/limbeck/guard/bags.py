@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma, gammaln  # pyright: ignore[reportMissingTypeStubs]
+
+from limbeck.guard.arrow import special
 
 Floats = NDArray[np.float64]
 
@@ -57,17 +58,18 @@ def belonging(bags: Floats, firm: NDArray[np.bool_], accounts: int, most: float 
     fitted = firm | (np.arange(len(bags)) % step == 0)
     few, weight = bags[fitted], np.where(firm, 1.0, step)[fitted]
     first = firm[fitted].astype(float)
-    member = _dirichlet(few, first, np.ones(few.shape[1]), 30)
-    kinds = [np.ones(few.shape[1])] * KINDS
+    blank = np.full(len(bags[0]), 1.0)
+    member = _dirichlet(few, first, blank, 30)
+    kinds = [blank] * KINDS
     of = np.eye(KINDS)[_kinds(few)]
     share = min(0.5, 1.3 * float(firm.sum()) / float(weight.sum()))
-    crowd = _dirichlet(few, weight * (1 - first), np.ones(few.shape[1]), 30)
+    crowd = _dirichlet(few, weight * (1 - first), blank, 30)
     belongs = np.maximum(_odds(_law(few, member) - _law(few, crowd), share), SAFE * first)
     mixing = np.full(KINDS, 1 / KINDS)
     for _ in range(ROUNDS):
         left = of * (weight * (1 - belongs))[:, None]
         kinds = [_dirichlet(few, w, law, 3) for w, law in zip(left.T, kinds, strict=True)]
-        kinds[-1] = np.full(few.shape[1], ODD)
+        kinds[-1] = np.full(len(bags[0]), ODD)
         mixing = left.sum(0) / left.sum()
         mixing[-1] = max(mixing[-1], ODDS)
         each = _honest(few, kinds, mixing)
@@ -96,16 +98,16 @@ def _honest(bags: Floats, kinds: list[Floats], mixing: Floats) -> Floats:
 
 def _law(bags: Floats, a: Floats) -> Floats:
     """Log-probability of each bag, but for the multinomial coefficient, which all laws share."""
-    held = gammaln(bags + a).sum(1) - gammaln(a).sum()
-    return held + gammaln(a.sum()) - gammaln(bags.sum(1) + a.sum())
+    held: Floats = special.gammaln(bags + a).sum(1) - special.gammaln(a).sum()
+    return held + special.gammaln(a.sum()) - special.gammaln(bags.sum(1) + a.sum())
 
 
 def _dirichlet(bags: Floats, weight: Floats, a: Floats, rounds: int) -> Floats:
     """Minka's fixed point (2000) for the parameters, from `a` on."""
     size = bags.sum(1)
     for _ in range(rounds):
-        up = weight @ (digamma(bags + a) - digamma(a))
-        down = weight @ (digamma(size + a.sum()) - digamma(a.sum()))
+        up = weight @ (special.digamma(bags + a) - special.digamma(a))
+        down = weight @ (special.digamma(size + a.sum()) - special.digamma(a.sum()))
         a = np.clip(a * up / max(float(down), 1e-9), 1e-3, 1e3)
         a = a * min(1.0, MOST / float(a.sum()))
     return a

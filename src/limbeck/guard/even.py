@@ -13,7 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln  # pyright: ignore[reportMissingTypeStubs]
+
+from limbeck.guard.arrow import special
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -54,7 +55,7 @@ def kernels(exposure: float) -> tuple[Floats, Floats]:
 
     def law(cv2: float) -> Floats:
         size = 1 / cv2
-        log = gammaln(x + size) - gammaln(size) - gammaln(x + 1)
+        log = special.gammaln(x + size) - special.gammaln(size) - special.gammaln(x + 1)
         log = log + size * np.log(size / (size + mean)) + x * np.log(mean / (size + mean))
         never = (size / (size + mean)) ** size
         return np.maximum(np.exp(log) / (1 - never), 1e-300)
@@ -101,7 +102,7 @@ def either(x: Ints, days: Floats, n: Floats) -> Evenness:
     So accounts that are replaced one by one look no less even.
     """
     count, back = np.unique(x, return_inverse=True)
-    whole = evenness(count, np.bincount(back, n))
+    whole = evenness(count, np.bincount(back, n).astype(np.float64))
     there = 2 ** (np.round(2 * np.log2(np.maximum(days, 1))) / 2)
     by_day = evenness(x, n, there / float(there.max()))
     return max(whole, by_day, key=lambda one: one.z)

@@ -312,7 +312,7 @@ def _alike(
             members = float(firm.sum()) + _others(reach[:, near & ~firm])
         if members <= firm.sum():
             continue
-        held = np.vstack([calls[aid], reach])
+        held = np.vstack([calls[aid].astype(np.float64), reach])
         held[:-1] -= held[1:]
         found = bags.belonging(held.T, firm, len(calls), members / len(aid))
         p[place, aid] = np.where(near & (suspect >= usual / LITTLE), found.p, 1.0)
@@ -322,11 +322,11 @@ def _alike(
 
 def _others(reach: Floats) -> float:
     """How many accounts besides the firm members divide such calls evenly, at any level; or 0."""
-    told = [
-        even.evenness(*np.unique(one[one > 0].astype(int), return_counts=True))
-        for one in reach[profile.SUSPECT :]
-        if (one > 0).sum() >= LEAST
-    ]
+    told: list[even.Evenness] = []
+    for one in reach[profile.SUSPECT :]:
+        x, n = np.unique(one[one > 0].astype(np.int64), return_counts=True)
+        if n.sum() >= LEAST:
+            told.append(even.evenness(x, n.astype(np.float64)))
     most = max(told, key=lambda one: one.z, default=None)
     return most.members if most and score.above(np.array([most.z]))[0] >= score.EVEN else 0.0
 
@@ -351,7 +351,7 @@ def _together(engine: Engine, p: Floats) -> Floats:
     return p
 
 
-MISFIT = 4
+MISFIT = 2
 """By how much more honest accounts reached a p-value than it says, on simulated logs."""
 LITTLE = 4
 """A member does a share of the work: no less than the firm members' by this factor."""

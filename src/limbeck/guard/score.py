@@ -183,7 +183,7 @@ def membership(
     for _ in range(rounds):
         away = (weight * (1 - belongs))[hit]
         users = (float(away.sum()) + 1) / total
-        law = _beta((h / n)[hit], away)
+        law = _beta((h / n)[hit], away.astype(np.float64))
         use[hit] = np.exp(_used(h[hit], n[hit], law))
         u = np.where(hit, users * use, 1 - users)
         belongs = share * m / np.maximum(share * m + (1 - share) * u, 1e-300)
