@@ -8,35 +8,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from limbeck.guard import cohorts, link, score
+from limbeck.guard import bags, cohorts, even, link, profile, score
 
 
-def _sums(x: np.ndarray, n: np.ndarray) -> list[np.ndarray]:
-    terms = (np.ones_like(x), x, x * x, n, x * n, n * n)
-    return [np.array([float(term.sum())]) for term in terms]
+def _counts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    value, n = np.unique(x[x > 0], return_counts=True)
+    return value, n.astype(float)
 
 
-def test_unevenness_recovers_cv2_of_overdispersed_counts() -> None:
+def _people(rng: np.random.Generator, n: int, sigma: float = 1.0) -> np.ndarray:
+    return rng.poisson(np.exp(rng.normal(2, sigma, n)))
+
+
+def test_an_even_group_shows_among_uneven_users_and_its_size_is_found() -> None:
     rng = np.random.default_rng(0)
-    for cv2 in (0.5, 2.0):
-        rates = 20 * rng.gamma(1 / cv2, cv2, 40_000)
-        value, clear = score.unevenness(*_sums(rng.poisson(rates).astype(float), np.ones(40_000)))
-        assert np.exp(value[0]) == pytest.approx(cv2, rel=0.05)
-        assert clear[0]
+    members = rng.poisson(25 * rng.gamma(1 / 0.05, 0.05, 300))
+    for honest in (0, 150, 600):
+        found = even.evenness(*_counts(np.concatenate([_people(rng, honest), members])))
+        assert found.z > 4.5
+        assert found.members == pytest.approx(300, rel=0.35)
+        assert found.mean == pytest.approx(25, rel=0.3)
 
 
-def test_unevenness_of_a_division_is_near_nothing_even_where_accounts_are_replaced() -> None:
+def test_people_alone_show_no_even_group() -> None:
     rng = np.random.default_rng(1)
-    days = rng.integers(1, 15, 3000).astype(float)
-    value, _ = score.unevenness(*_sums(rng.poisson(4 * days).astype(float), days))
-    assert np.exp(value[0]) < 0.03
+    z = [
+        even.evenness(*_counts(_people(rng, 400, sigma))).z
+        for sigma in (0.8, 1.0, 1.3)
+        for _ in range(20)
+    ]
+    assert score.above(np.array(z)).max() < score.EVEN
 
 
-def test_few_calls_prove_no_evenness() -> None:
+def test_accounts_that_are_replaced_are_even_by_the_day() -> None:
     rng = np.random.default_rng(2)
-    value, clear = score.unevenness(*_sums(rng.poisson(0.3, 15).astype(float), np.ones(15)))
-    assert np.exp(value[0]) > 1
-    assert not clear[0]
+    days = 2.0 ** rng.integers(0, 5, 600)
+    x = rng.poisson(4 * days)
+    told = even.either(x[x > 0], days[x > 0], np.ones(int((x > 0).sum())))
+    assert told.z > 10
+    assert even.evenness(*_counts(x)).z < told.z
 
 
 def test_membership_finds_members_and_spares_honest_users() -> None:
@@ -48,10 +58,10 @@ def test_membership_finds_members_and_spares_honest_users() -> None:
     users = rng.random(honest) < 0.001
     hits[:honest][users] = rng.binomial(calls[:honest][users], rng.beta(0.3, 1.5, users.sum()))
     hits[honest:] = rng.binomial(calls[honest:], 0.25)
-    found = score.membership(hits, calls, 0.05, (0.3, 1.5))
+    found = score.membership(hits, calls, (700.0, 24.0, 0.05))
     assert found.members == pytest.approx(members / (honest + members), rel=0.05)
-    assert found.mean == pytest.approx(25, rel=0.05)
-    assert (found.p[honest:] <= 1e-4).mean() > 0.85
+    assert (found.firm[honest:] >= 0.8).mean() > 0.95
+    assert (found.p[honest:] <= 1e-3).mean() > 0.85
     assert (found.p[:honest] <= 1e-4).mean() <= 1e-4
 
 
@@ -62,9 +72,59 @@ def test_p_values_of_honest_users_hold_in_the_model() -> None:
     hits = np.where(users, rng.binomial(calls, rng.beta(0.5, 3, 60_000)), 0)
     members = rng.random(60_000) < 0.02
     hits[members] = rng.poisson(30, members.sum())
-    found = score.membership(hits, calls, 0.02, (0.5, 3.0))
+    found = score.membership(hits, calls, (float(members.sum()), 30.0, 0.02))
     for level in (0.01, 0.003):
         assert (found.p[~members] <= level).mean() <= 1.3 * level
+
+
+def _bags(rng: np.random.Generator, n: int, alpha: list[float]) -> np.ndarray:
+    size = rng.integers(40, 160, n)
+    share = rng.dirichlet(alpha, n)
+    return np.stack([rng.multinomial(k, p) for k, p in zip(size, share, strict=True)]).astype(float)
+
+
+def test_bags_of_members_are_told_from_honest_ones_of_every_kind() -> None:
+    rng = np.random.default_rng(5)
+    kinds = ([20, 1, 0.2, 0.1], [1, 4, 6, 8], [1, 8, 1, 0.3], [30, 3, 0.5, 0.02])
+    honest = np.concatenate([_bags(rng, 800, list(kind)) for kind in kinds])
+    members = _bags(rng, 300, [24, 1, 2, 5])
+    firm = np.zeros(len(honest) + 300, bool)
+    firm[len(honest) : len(honest) + 150] = True
+    found = bags.belonging(np.concatenate([honest, members]), firm, 50_000)
+    assert (found.p[-150:] <= 1e-4).mean() > 0.6
+    assert (found.p[: len(honest)] <= 1e-4).sum() <= 5
+    assert found.member.sum() == pytest.approx(300, rel=0.2)
+
+
+def test_the_order_of_bags_changes_no_order_of_evidence() -> None:
+    rng = np.random.default_rng(6)
+    held = np.concatenate([_bags(rng, 500, [20, 1, 0.2]), _bags(rng, 100, [24, 2, 5])])
+    firm = np.arange(600) >= 550
+    told = bags.belonging(held, firm, 10_000)
+    again = bags.belonging(held[::-1], firm[::-1], 10_000)
+    assert ((again.p[::-1] <= 1e-4) == (told.p <= 1e-4)).mean() > 0.97
+
+
+def test_a_trait_weighs_the_log_of_how_much_oftener_members_have_it() -> None:
+    import pyarrow as pa
+
+    parts = profile.PARTS * 1000
+    rows = pa.table(
+        {
+            "trait": ["client", "client", "way"],
+            "value": [7, 8, 3],
+            "n": [80_000, 20_000, 50_000],
+            "users": [90, 30, 60],
+            "mass": [int(0.04 * parts), int(0.2 * parts), int(0.5 * parts)],
+        }
+    )
+    table, others = profile.weights(rows, 100_000, 1000)
+    strange = profile.STRANGE
+    lifts = np.array([20.0, 1.0, 1.0])
+    expected = 1000 * np.log(strange + (1 - strange) * lifts)
+    assert table["weight"].to_numpy() == pytest.approx(expected, abs=8)
+    assert others["client"] == pytest.approx(1000 * np.log(strange), abs=5)
+    assert others["way"] == pytest.approx(0, abs=5)
 
 
 @given(st.integers(0, 2**32 - 1))

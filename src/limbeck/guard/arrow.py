@@ -9,6 +9,7 @@ import pyarrow.compute  # pyright: ignore[reportMissingTypeStubs]
 import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs]
 import scipy.sparse  # pyright: ignore[reportMissingTypeStubs]
 import scipy.sparse.csgraph  # pyright: ignore[reportMissingTypeStubs]
+import scipy.special  # pyright: ignore[reportMissingTypeStubs]
 import scipy.stats  # pyright: ignore[reportMissingTypeStubs]
 
 pa: Any = pyarrow
@@ -16,6 +17,7 @@ pc: Any = pyarrow.compute
 pq: Any = pyarrow.parquet
 sparse: Any = scipy.sparse
 csgraph: Any = scipy.sparse.csgraph
+special: Any = scipy.special
 stats: Any = scipy.stats
 
 Array: TypeAlias = Any

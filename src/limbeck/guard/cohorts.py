@@ -68,21 +68,3 @@ def merged(members: list[NDArray[np.bool_]]) -> NDArray[np.int64]:
     return csgraph.connected_components(sparse.csr_matrix(joined), directed=False)[1].astype(
         np.int64
     )
-
-
-def peeled(members: list[NDArray[np.bool_]], least: float = 0.02) -> list[int]:
-    """The named families that are worth their false alarms: each adds accounts to those before.
-
-    Greedy cover: the family that adds most comes first; one that would add less than `least` of
-    its own members is left out.
-    """
-    left, covered = list(range(len(members))), np.zeros_like(members[0]) if members else None
-    kept: list[int] = []
-    while left and covered is not None:
-        gain = [int((members[i] & ~covered).sum()) for i in left]
-        best = int(np.argmax(gain))
-        if gain[best] <= max(1, least * members[left[best]].sum()):
-            break
-        kept.append(left.pop(best))
-        covered = covered | members[kept[-1]]
-    return sorted(kept)

@@ -4,12 +4,9 @@ Every function returns the SQL of one step; `scan.py` runs it and keeps the resu
 way in which calls can be alike:
 
 - `template`: the same skeleton, or a shared MinHash band where the skeleton is nobody else's;
-- `recipe`: a template through one client set-up;
-- `method`: elicitation and capability through one client set-up;
-- `shape`: prompt length through one client set-up, which needs no prompts;
-- `client`: the set-up itself, which needs none either.
-
-Calls fall into two folds by the hash of their id: fold 0 forms cohorts, fold 1 tests them.
+- `shape`: what a call carries besides its prompt (a system prompt, documents) through one client
+  set-up; without prompts, its length;
+- `client`: the set-up itself: client, settings, model, whether sessions are told.
 """
 
 from __future__ import annotations
@@ -18,11 +15,15 @@ from typing import Literal, TypeAlias
 
 from limbeck.guard.engine import Engine
 
-Layer: TypeAlias = Literal["template", "recipe", "method", "shape", "client"]
+Layer: TypeAlias = Literal["template", "shape", "client"]
 BANDS = tuple(f"band_{i}" for i in range(8))
 PLAIN = 30
 """Three points of the lexicon: a prompt that plainly asks for reasoning, a rubric or a trace."""
-STACK = ("client", "temperature", "max_tokens", "logprobs", "stream")
+STACK = ("client", "temperature", "max_tokens", "logprobs", "stream", "model", "session")
+LENGTHS = 1024
+"""Bins of length, eight an octave; a bin is `shape % LENGTHS`."""
+WAYS = 2048
+"""Elicitation and capability together: `method % WAYS`."""
 
 
 def accounts() -> str:
@@ -41,17 +42,20 @@ def stacks() -> str:
 def events() -> str:
     """A row a call, integers only: who, when, in which fold, alike to what."""
     same = " AND ".join(f"s.{name} = {_set_up(name, 'c.')}" for name in STACK)
-    size = "cast(floor(8 * log2(1 + greatest(0, coalesce(c.tokens_in, 0)))) AS bigint)"
+    # Of the tokens in, those that the prompt's characters do not explain; 16 are within its error.
+    besides = "greatest(0, coalesce(c.tokens_in, 0) - cast(coalesce(c.chars, 0) AS double) / 4)"
+    size = f"cast(floor(8 * log2(16 + {besides})) AS bigint)"
     elicits = " + ".join(
         f"CASE WHEN c.{name} >= {PLAIN} THEN {1 << i} ELSE 0 END"
         for i, name in enumerate(("reasoning", "rubric", "trace"))
     )
     skill = "coalesce(c.capability, -1) + 1"
     return f"""SELECT c.call, a.aid, cast(abs(c.call % 2) AS int) AS fold, c.hour, s.stack,
-            c.tokens_in, c.tokens_out, c.skeleton, c.exact, {", ".join("c." + b for b in BANDS)},
+            c.tokens_in, c.tokens_out, c.topic, c.skeleton, c.exact,
+            {", ".join("c." + b for b in BANDS)},
             cast({elicits} AS int) AS elicits,
-            (s.stack * 8 + ({elicits})) * 256 + {skill} AS method,
-            s.stack * 1024 + {size} AS shape
+            s.stack * {WAYS} + ({elicits}) * 256 + {skill} AS method,
+            s.stack * {LENGTHS} + {size} AS shape
         FROM sketched c JOIN account_ids a ON a.account = c.account JOIN stacks s ON {same}"""
 
 
@@ -121,18 +125,15 @@ def _loose(columns: tuple[str, ...], skeletons: str) -> str:
 def uses(source: str, key: str, quiet: list[int], *, prompts: bool) -> str:
     """Who uses which key how often.
 
-    Calls in fold 0 (h0), in fold 1 (h1), and of the latter those in quiet hours (calm),
-    those that elicit, and the ordered pairs within one clock hour.
+    Calls (n), of these those in quiet hours (calm) and those that elicit, and the ordered pairs
+    within one clock hour.
     """
     calm = f"hour % 24 IN ({', '.join(map(str, quiet))})"
     flagged = "sum(CASE WHEN elicits > 0 THEN 1 ELSE 0 END)" if prompts else "0"
-    return f"""SELECT key, aid, sum(CASE WHEN fold = 0 THEN n ELSE 0 END) AS h0,
-            sum(CASE WHEN fold = 1 THEN n ELSE 0 END) AS h1,
-            sum(CASE WHEN fold = 1 AND {calm} THEN n ELSE 0 END) AS calm,
-            sum(CASE WHEN fold = 1 THEN flagged ELSE 0 END) AS eliciting,
-            sum(CASE WHEN fold = 1 THEN n * (n - 1) ELSE 0 END) AS pairs
-        FROM (SELECT {key} AS key, aid, fold, hour, count(*) AS n, {flagged} AS flagged
-            FROM {source} GROUP BY {key}, aid, fold, hour)
+    return f"""SELECT key, aid, sum(n) AS n, sum(CASE WHEN {calm} THEN n ELSE 0 END) AS calm,
+            sum(flagged) AS eliciting, sum(n * (n - 1)) AS pairs
+        FROM (SELECT {key} AS key, aid, hour, count(*) AS n, {flagged} AS flagged
+            FROM {source} GROUP BY {key}, aid, hour)
         GROUP BY key, aid"""
 
 
@@ -143,8 +144,10 @@ def _plain(name: str) -> str:
 def _set_up(name: str, table: str) -> str:
     """A column of the client set-up, without nulls and floats, which engines spell apart."""
     column = table + name
-    if name == "client":
+    if name in ("client", "model"):
         return f"coalesce({column}, '')"
+    if name == "session":
+        return f"CASE WHEN {column} IS NULL THEN 0 ELSE 1 END"
     if name == "temperature":
         return f"coalesce(cast(round({column} * 100) AS bigint), -1)"
     return f"coalesce(cast({column} AS bigint), -1)"

@@ -26,8 +26,6 @@ OPENLY = 0.8
 """Members who share one organisation to this extent are one customer's seats, said openly."""
 WHAT = {
     "template": "the same templates of prompts",
-    "recipe": "the same templates through the same client set-up",
-    "method": "the same way of asking through the same client set-up",
     "shape": "the same lengths through the same client set-up",
     "client": "the same client set-up",
 }

@@ -18,17 +18,17 @@ KEYS_AN_ACCOUNT = 40
 
 
 def votes() -> str:
-    """What each account used in fold 0, without hubs: its rarest templates only."""
+    """What each account used, without hubs: its rarest templates only."""
     return """SELECT aid, key FROM (
             SELECT u.aid, u.key, row_number() OVER (PARTITION BY u.aid ORDER BY d.users, u.key) AS n
             FROM uses_template u JOIN degrees d ON d.key = u.key
-            WHERE u.h0 > 0 AND d.users BETWEEN 3 AND $hub)
+            WHERE d.users BETWEEN 3 AND $hub)
         WHERE n <= $most"""
 
 
 def degrees() -> str:
-    """How many accounts used a template in fold 0."""
-    return "SELECT key, count(*) AS users FROM uses_template WHERE h0 > 0 GROUP BY key"
+    """How many accounts used a template."""
+    return "SELECT key, count(*) AS users FROM uses_template GROUP BY key"
 
 
 def pairs() -> str:

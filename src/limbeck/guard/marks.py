@@ -1,72 +1,53 @@
-"""How a family of calls is divided among the accounts that make them: counts of fold 1, in SQL."""
+"""How a family of calls is divided among the accounts that make them: counts in SQL."""
 
 from __future__ import annotations
 
 from limbeck.guard.engine import Engine
 
+LIVES = 0.6
+"""Above this share of its calls an account lives by a family, and is tested with its like."""
+
 
 def hits(layer: str) -> str:
-    """Who called within which family how often, in both folds."""
-    if layer != "template":
-        return f"""SELECT key AS family, aid, h0, h1, calm, eliciting, pairs,
-            h1 * (h1 - 1) AS room FROM uses_{layer}"""
-    return """SELECT f.family, u.aid, sum(h0) AS h0, sum(h1) AS h1, sum(calm) AS calm,
-            sum(eliciting) AS eliciting, sum(pairs) AS pairs,
-            sum(h1 * (h1 - 1)) AS room
-        FROM uses_template u JOIN families f ON f.key = u.key GROUP BY f.family, u.aid"""
+    """Who called within which family how often, and whether it lives by it (`lives`, 0 or 1)."""
+    source, family = f"uses_{layer} u", "u.key"
+    if layer == "template":
+        source, family = "uses_template u JOIN families f ON f.key = u.key", "f.family"
+    return f"""SELECT h.*, h.n * (h.n - 1) / (24e0 * v.days) AS room, v.days,
+            CASE WHEN h.n > {LIVES} * v.calls THEN 1 ELSE 0 END AS lives
+        FROM (SELECT {family} AS family, u.aid, sum(n) AS n, sum(calm) AS calm,
+                sum(eliciting) AS eliciting, sum(pairs) AS pairs
+            FROM {source} GROUP BY {family}, u.aid) h
+        JOIN volumes v ON v.aid = h.aid"""
 
 
 def sums(hits: str) -> str:
-    """What the tests need of each family: members by fold 0, their calls in fold 1.
+    """What the tests need of each family's users: calls and their marks."""
+    terms = ("n", "calm", "eliciting", "pairs", "room")
+    summed = ", ".join(f"cast(sum({term}) AS double) AS {term}" for term in terms)
+    return f"""SELECT family, lives, count(*) AS users, {summed} FROM {hits}
+        GROUP BY family, lives HAVING count(*) >= $least ORDER BY family, lives"""
 
-    x is a member's calls within the family, n the days from its first call to its last.
-    """
-    terms = {
-        "x": "h.h1",
-        "xx": "h.h1 * h.h1",
-        "n": "v.days",
-        "xn": "h.h1 * v.days",
-        "nn": "v.days * v.days",
-        "calm": "h.calm",
-        "eliciting": "h.eliciting",
-        "pairs": "h.pairs",
-        "room": "h.room / (24e0 * v.days)",
-    }
-    summed = ", ".join(f"cast(sum({term}) AS double) AS {name}" for name, term in terms.items())
-    return f"""SELECT h.family, count(*) AS members, {summed}
-        FROM {hits} h JOIN volumes v ON v.aid = h.aid WHERE h.h0 > 0
-        GROUP BY h.family HAVING count(*) >= $least ORDER BY h.family"""
+
+def histogram(hits: str) -> str:
+    """How many users of each family made how many calls in how many days."""
+    return f"""SELECT family, lives, n AS x, days, count(*) AS users FROM {hits}
+        GROUP BY family, lives, n, days ORDER BY family, lives, x, days"""
 
 
 def repeats() -> str:
-    """Calls of fold 1 in each family of templates, and how many different prompts they bring."""
+    """Calls in each family of templates, and how many different prompts they bring."""
     return """SELECT f.family, count(*) AS seen, count(DISTINCT t.exact) AS different
-        FROM templated t JOIN families f ON f.key = t.template WHERE t.fold = 1 GROUP BY f.family"""
+        FROM templated t JOIN families f ON f.key = t.template GROUP BY f.family"""
 
 
 def set_ups() -> str:
-    """How alike the client set-ups of a family are: Σ p² over its accounts' calls of fold 1."""
+    """How alike the client set-ups of a family are: Σ p² over its accounts' calls."""
     return """SELECT family, cast(sum(calls * calls) AS double) AS squares,
             cast(sum(calls) AS double) AS calls FROM (
             SELECT f.family, t.stack, count(*) AS calls FROM templated t
-            JOIN families f ON f.key = t.template WHERE t.fold = 1 GROUP BY f.family, t.stack)
+            JOIN families f ON f.key = t.template GROUP BY f.family, t.stack)
         GROUP BY family"""
-
-
-def shares(hits: str) -> str:
-    """Mean and mean square of a user's share of its calls within a family, over tested families."""
-    return f"""SELECT avg(mean) AS mean, avg(square) AS square FROM (
-            SELECT avg(share) AS mean, avg(share * share) AS square FROM (
-                SELECT h.family, cast(h.h0 + h.h1 AS double) / v.calls AS share
-                FROM {hits} h JOIN volumes v ON v.aid = h.aid)
-            GROUP BY family HAVING count(*) >= $least)"""
-
-
-def calm(hits: str) -> str:
-    """Accounts' calls of fold 1 within a family, in pairs of one hour and by chance; a sample."""
-    return f"""SELECT h.family, h.h1, h.pairs, h.room / (24e0 * v.days) AS room
-        FROM {hits} h JOIN volumes v ON v.aid = h.aid
-        WHERE h.room >= 24e0 * v.days * $told AND h.aid % $part = 0"""
 
 
 def known(engine: Engine) -> str:
@@ -78,8 +59,18 @@ def known(engine: Engine) -> str:
 
 def kin(hits: str, column: str) -> str:
     """How many pairs of a family's members have the same entry in the table of accounts."""
-    return f"""SELECT family, cast(sum(n * (n - 1)) AS double) AS same,
-            cast(sum(n) AS double) AS members
-        FROM (SELECT h.family, k.{column}, count(*) AS n FROM {hits} h JOIN known k ON k.aid = h.aid
-            WHERE h.h0 > 0 AND k.{column} IS NOT NULL GROUP BY h.family, k.{column})
-        GROUP BY family"""
+    return f"""SELECT family, lives, cast(sum(n * (n - 1)) AS double) AS same,
+            cast(sum(n) AS double) AS users
+        FROM (SELECT h.family, h.lives, k.{column}, count(*) AS n
+            FROM {hits} h JOIN known k ON k.aid = h.aid
+            WHERE k.{column} IS NOT NULL GROUP BY h.family, h.lives, k.{column})
+        GROUP BY family, lives"""
+
+
+def payments() -> str:
+    """The accounts that share a payment with a few others, and a number for it."""
+    return """SELECT k.aid, cast(g.payment AS bigint) AS payment FROM known k JOIN (
+            SELECT payment AS name, row_number() OVER (ORDER BY payment) - 1 AS payment
+            FROM known WHERE payment IS NOT NULL
+            GROUP BY payment HAVING count(*) BETWEEN 2 AND $most) g
+        ON g.name = k.payment"""

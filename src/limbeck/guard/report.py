@@ -20,8 +20,6 @@ NAMES = 400
 """Members listed of each; all are in campaigns.json."""
 LAYERS = {
     "template": "Templates",
-    "recipe": "Templates through one set-up",
-    "method": "Way of asking",
     "shape": "Lengths",
     "client": "Client set-up",
 }

@@ -2,8 +2,8 @@
 
 People who happen to use one thing (a tool, a tutorial, a rubric) use it as unevenly as people do,
 at the hours at which people do, with the clients that they happen to have. A dispatcher that hands
-out a work-list does none of that. The null of every mark is therefore taken from the log's own
-families of like size: nearly all of them are honest, and campaigns among them only widen it.
+out a work-list does none of that. The null of every mark is taken from the log's own families:
+nearly all of them are honest, and campaigns among them only widen it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ NEIGHBOURS = 60
 """Families of like size whose median and spread are the null of one family."""
 FEWEST = 20
 """With fewer families than this the log is no null of its own; the prior takes their place."""
-PRIOR_EVEN = (0.4, 0.45, 3.0)
-"""Median, spread and sampling error of log CV² where a log says too little: people's activity is
-near log-normal with sigma 0.8 to 1.2 (CV² = e^σ² − 1, so 0.9 to 3.2), and the CV² of n such rates
-is estimated with an error of about 3/√n on the log scale."""
+SHARES = 0.3, 1.2
+"""The beta law of a user's share of its calls where nothing is known: most use a thing little."""
+PRIOR_Z = (1.0, 0.6)
+"""Median and spread of z of evenness among honest families."""
 PRIOR_BURSTS = (1.5, 0.6, 0.0)
 """The same of the log of calls within one hour over those that chance would put there."""
 CAP = 6.0
 FIRM = 0.5
+BEYOND = 3
+"""An account with more than so many times the members' calls lives by the family."""
 REACH = 8
 """An account with so many times the members' calls is no member."""
-EVEN, OTHER, OTHERS = 3.0, 1.0, 3.0
+EVEN, SURE, OTHERS = 4.0, 8.0, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,38 +47,17 @@ class Marks:
     rest: dict[str, Floats] = field(default_factory=dict[str, Floats])
 
 
-def unevenness(
-    members: Floats, x: Floats, xx: Floats, n: Floats, xn: Floats, nn: Floats
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Log of an upper bound of CV² of the members' rates beyond Poisson noise, and if it is clear.
+def above(z: Floats) -> Floats:
+    """How far evenness z stands out from the log's own families, nearly all honest.
 
-    Counts x are overdispersed by CV²: Var x = e + CV²·e² with e the expectation, either equal for
-    all members or proportional to the days that they were there (n); the smaller of both counts,
-    so that accounts which are replaced one by one look no less even.
-
-    Args:
-        members: Accounts; x, xx, n, xn, nn: sums of x, x², n, x·n, n² over them.
-        x: See there.
-        xx: See there.
-        n: See there.
-        xn: See there.
-        nn: See there.
+    Its null is that of a likelihood ratio whose place is searched for. The median is not taken for
+    less than `PRIOR_Z` has it, nor the spread, so that few families make no sharp null.
     """
-    x = np.maximum(x, 0.5)
-    alike = _excess(xx, x, x / members, members, x)
-    by_days = _excess(xx, x, x / np.maximum(n, 1), nn, xn)
-    return np.minimum(alike, by_days), _noise(x**2 / members) < np.exp(PRIOR_EVEN[0]) / 2
-
-
-def _excess(xx: Floats, x: Floats, rate: Floats, nn: Floats, xn: Floats) -> Floats:
-    square = rate**2 * nn
-    value = (xx - 2 * rate * xn + square - x) / square
-    return np.log(np.maximum(value, 0) + _noise(square))
-
-
-def _noise(square: Floats) -> Floats:
-    """Two standard errors of CV² where it is 0: the variance of Σ (x−e)² − x is 2·Σ e²."""
-    return 2 * np.sqrt(2 / square)
+    middle, spread = PRIOR_Z
+    if len(z) >= FEWEST:
+        middle, high = np.maximum(np.quantile(z, [0.5, 0.75]), middle)
+        spread = max(spread, float(high - middle) / 0.6745)
+    return (z - middle) / spread
 
 
 def against_alike(value: Floats, size: Floats, least: float = 0.02) -> Floats:
@@ -140,15 +121,13 @@ def below(
 def verdict(marks: Marks) -> tuple[Floats, Floats]:
     """The p-value of each family, and z of the marks besides evenness.
 
-    Division of labour (`even`) is needed, and so is something else: the strongest other mark, at
-    Bonferroni's price. That one is cut at z = 3, so that none speaks louder than the division.
+    Division of labour (`even`) decides. The strongest other mark, at Bonferroni's price, is told
+    beside it and decides nothing: members are too few among a set-up's users to show it.
     """
-    even = np.clip(marks.even, -CAP, CAP)
     others = np.stack([np.clip(mark, -CAP, OTHERS) for mark in marks.rest.values()])
     least = np.minimum(0.5, len(others) * np.asarray(stats.norm.sf(others.max(axis=0))))
-    rest = np.asarray(stats.norm.isf(least))
-    p = both(np.asarray(stats.norm.sf(even)), least)
-    return np.where((even >= EVEN) & (rest >= OTHER), p, 1.0), rest
+    p = np.asarray(stats.norm.sf(np.minimum(marks.even, SURE)))
+    return np.where(marks.even >= EVEN, p, 1.0), np.asarray(stats.norm.isf(least))
 
 
 def named(p: Floats, rate: float) -> NDArray[np.bool_]:
@@ -166,34 +145,32 @@ class Membership:
     members: float
     mean: float
     users: float
+    firm: Floats
+    beyond: NDArray[np.bool_]
     p: Floats
 
 
 def membership(
     hits: NDArray[np.int64],
     calls: NDArray[np.int64],
-    uneven: float,
-    honest: tuple[float, float],
-    families: int = 1,
-    rounds: int = 100,
+    begin: tuple[float, float, float],
+    rounds: int = 60,
 ) -> Membership:
     """How likely an honest account would hit a family as an account did.
 
-    Fellegi–Sunter with counts: m(h) is the dispatcher's division, negative binomial with the
-    family's own CV² `uneven`; u(h) is that of honest accounts: most never hit, a share `users`
-    does, as unevenly as the log's users of other families do (beta-binomial with `honest`). EM
-    (Dempster, Laird and Rubin, 1977) finds the members' share, mean and CV², and the honest users'
-    share. p is the chance under u of a likelihood ratio m/u as large, so that an account which
-    lives in the family wholly, as no member does, is no member.
+    Fellegi–Sunter with counts: m(h) is the dispatcher's division, negative binomial; u(h | n) is
+    that of honest accounts with n calls: most never hit, a share `users` does, unevenly
+    (beta-binomial). EM (Dempster, Laird and Rubin, 1977) finds the members' number and u. p is the
+    chance under u of a likelihood ratio m/u as large, so that an account which lives in the family
+    wholly, as no member does, is no member.
 
     Args:
         hits: Calls of each account within the family.
         calls: All its calls.
-        uneven: CV² of the members' rates, from which EM starts.
-        honest: Parameters a, b of the beta law of an honest user's share of calls.
-        families: How many are looked at; together they get one honest user more than EM found.
-        rounds: Most EM rounds.
+        begin: Members, their mean calls and CV² as first found; the last two stay.
+        rounds: EM rounds.
     """
+    members, mean, uneven = begin
     eighths = 2 ** ((8 * np.log2(np.maximum(calls, 1))).round() / 8)
     calls = np.maximum(hits, np.where(calls > 64, eighths.astype(np.int64), calls))
     pairs, back, weight = np.unique(
@@ -201,46 +178,29 @@ def membership(
     )
     h, n = pairs.astype(float)
     hit, total = h > 0, float(len(hits))
-    use = np.zeros(len(h))
-    use[hit] = np.exp(_used(h[hit], n[hit], honest))
-    share, users = 0.9 * float(weight[hit].sum()) / total, 0.1 * float(weight[hit].sum()) / total
-    mean, before = float((weight * h)[hit].sum() / weight[hit].sum()), 0.0
+    m, use = np.exp(_divided(h, mean, uneven)), np.zeros(len(h))
+    share = min(members / total, 0.5)
+    belongs = np.where(hit, min(members / max(float(weight[hit].sum()), 1.0), 0.9), 0.0)
+    users, law = 0.0, SHARES
     for _ in range(rounds):
-        m = np.exp(_divided(h, mean, uneven))
+        away = (weight * (1 - belongs))[hit]
+        users = (float(away.sum()) + 1) / total
+        law = _beta((h / n)[hit], away.astype(np.float64))
+        use[hit] = np.exp(_used(h[hit], n[hit], law))
         u = np.where(hit, users * use, 1 - users)
         belongs = share * m / np.maximum(share * m + (1 - share) * u, 1e-300)
         share = float((weight * belongs).sum() / total)
-        mass = weight * belongs
-        mean = float((mass * h).sum() / max(mass.sum(), 1e-9))
-        excess = float((mass * (h - mean) ** 2).sum() / max(mass.sum(), 1e-9)) - mean
-        uneven = float(np.clip(excess / max(mean, 1e-9) ** 2, 0.02, 1.0))
-        away = float((weight * (1 - belongs))[hit].sum())
-        users = (away + 1 / families) / (total * (1 - share) + 1)
-        if abs(mean - before) < 1e-4 * mean:
-            break
-        before = mean
-    p = _tail(h, n, (mean, uneven), users, honest)
-    return Membership(share, mean, users, p[back.reshape(-1)])
+    back = back.reshape(-1)
+    p = _tail(h, n, (mean, uneven), users, law)
+    beyond = hits > BEYOND * mean + 10
+    return Membership(share, mean, users, np.where(hits > 0, belongs[back], 0.0), beyond, p[back])
 
 
-def calmness(
-    ratio: Floats, hits: NDArray[np.int64], reference: Floats, of: NDArray[np.int64]
-) -> Floats:
-    """Conformal p-values: how rarely honest use of as many calls is spread over time as evenly.
-
-    Args:
-        ratio: Pairs within an hour over those that chance would put there, of each account.
-        hits: Its calls.
-        reference: The same ratio of accounts in families that nobody suspects.
-        of: Their calls.
-    """
-    p = np.ones(len(ratio))
-    mine, theirs = (np.log2(np.maximum(n, 1)).round() for n in (hits, of))
-    for level in np.unique(mine):
-        known = np.sort(reference[theirs == level])
-        rows = mine == level
-        p[rows] = (1 + np.searchsorted(known, ratio[rows], "right")) / (1 + len(known))
-    return p
+def begin(hits: NDArray[np.int64]) -> tuple[float, float, float]:
+    """Number, mean and CV² of accounts that are taken for members, with so many calls."""
+    mean = max(float(hits.mean()), 0.1)
+    excess = (float(hits.var()) - mean) / mean**2
+    return float(len(hits)), mean, float(np.clip(excess, 0.02, 0.5))
 
 
 def over_all(p: Floats, users: Floats) -> Floats:
@@ -262,10 +222,25 @@ def both(p: Floats, q: Floats) -> Floats:
     return product * (1 - np.log(product))
 
 
-def _used(h: Floats, n: Floats, honest: tuple[float, float]) -> Floats:
+def _used(h: Floats, n: Floats, law: tuple[float, float]) -> Floats:
     """Log-probability of h of n calls for an honest user, who has at least one."""
-    never = np.asarray(stats.betabinom.logpmf(0, n, *honest))
-    return np.asarray(stats.betabinom.logpmf(h, n, *honest)) - np.log(-np.expm1(never))
+    never = np.asarray(stats.betabinom.logpmf(0, n, *law))
+    return np.asarray(stats.betabinom.logpmf(h, n, *law)) - np.log(-np.expm1(never))
+
+
+def _beta(share: Floats, weight: Floats) -> tuple[float, float]:
+    """The beta law of a user's share with these moments, and those of a few users of a broad one.
+
+    Else, where hardly anybody honest uses a thing, it would take the members.
+    """
+    a, b = SHARES
+    mean = a / (a + b)
+    square = mean * (a + 1) / (a + b + 1)
+    total = float(weight.sum()) + FEWEST
+    first = (float((weight * share).sum()) + FEWEST * mean) / total
+    spread = (float((weight * share**2).sum()) + FEWEST * square) / total - first**2
+    strength = first * (1 - first) / spread - 1
+    return first * strength, (1 - first) * strength
 
 
 def _divided(h: Floats, mean: float, uneven: float) -> Floats:
@@ -275,7 +250,7 @@ def _divided(h: Floats, mean: float, uneven: float) -> Floats:
 
 
 def _tail(
-    h: Floats, n: Floats, members: tuple[float, float], users: float, honest: tuple[float, float]
+    h: Floats, n: Floats, members: tuple[float, float], users: float, law: tuple[float, float]
 ) -> Floats:
     """P under u of a likelihood ratio at least as large as that of (h, n).
 
@@ -287,20 +262,9 @@ def _tail(
     for calls in np.unique(n[near]):
         rows = np.flatnonzero((n == calls) & near)
         grid = np.arange(1, min(int(calls), most) + 1, dtype=float)
-        law = _used(grid, np.full(len(grid), calls), honest)
-        ratio = _divided(grid, *members) - law
-        order = np.argsort(-ratio, kind="stable")
+        use = _used(grid, np.full(len(grid), calls), law)
+        order = np.argsort(-(_divided(grid, *members) - use), kind="stable")
         mass = np.empty(len(grid))
-        mass[order] = np.exp(law)[order].cumsum()
+        mass[order] = np.exp(use)[order].cumsum()
         p[rows] = np.minimum(1, users * mass[h[rows].astype(int) - 1])
     return p
-
-
-def beta_from(mean: Floats, square: Floats) -> tuple[float, float]:
-    """The beta law of a user's share with this mean and mean square; a broad one if unknown."""
-    first, second = (float(values[0]) if len(values) else np.nan for values in (mean, square))
-    spread = second - first**2
-    if not 0 < spread < first * (1 - first):
-        return 0.3, 1.2
-    strength = first * (1 - first) / spread - 1
-    return first * strength, (1 - first) * strength

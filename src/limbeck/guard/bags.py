@@ -1,0 +1,121 @@
+"""Accounts as bags of calls: how many calls of each weight, and whose bag that is.
+
+A member's bag holds a little work of high weight among much that is like everybody's; an honest
+account that happens to share the campaign's set-up or topics holds mostly such calls, or a stray
+one. Each kind of bag is Dirichlet-multinomial: one law for the campaign's members, a mixture for
+everybody else, fitted by EM to all accounts that have a suspect call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.guard.arrow import special
+
+Floats = NDArray[np.float64]
+
+KINDS = 12
+"""Dirichlet-multinomial laws of honest bags."""
+ROUNDS = 25
+SAMPLE = 20_000
+"""Honest bags that the laws are fitted to; more add nothing."""
+MOST = 50.0
+"""Of a law's concentration: no two people are as alike as coins."""
+WHOLE = 200.0
+"""Calls that a bag counts for at most; a larger one is shrunk."""
+ODD, ODDS = 0.3, 0.01
+"""The law of bags that are like nobody's, and its least share among the honest."""
+SAFE = 0.9
+"""Firm members stay so to this extent while honest laws are fitted, or one would take them."""
+LEAST_P = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Belonging:
+    """Of each bag: the probability that it is a member's, and its p-value if it is not."""
+
+    member: Floats
+    p: Floats
+
+
+def belonging(bags: Floats, firm: NDArray[np.bool_], accounts: int, most: float = 1.0) -> Belonging:
+    """Whose bags these are.
+
+    p is the share of all accounts that are honest and have a likelihood ratio as high: the sum of
+    their probabilities of being honest, so that members not yet known do not count in full.
+
+    Args:
+        bags: Calls of each weight, (n, levels), of the accounts that have a suspect call.
+        firm: Which of them are members beyond doubt, (n,).
+        accounts: All accounts of the log.
+        most: The largest share of the bags that may be members'.
+    """
+    bags = bags * np.minimum(1, WHOLE / bags.sum(1))[:, None]
+    step = max(1, len(bags) // SAMPLE)
+    fitted = firm | (np.arange(len(bags)) % step == 0)
+    few, weight = bags[fitted], np.where(firm, 1.0, step)[fitted]
+    first = firm[fitted].astype(float)
+    blank = np.full(len(bags[0]), 1.0)
+    member = _dirichlet(few, first, blank, 30)
+    kinds = [blank] * KINDS
+    of = np.eye(KINDS)[_kinds(few)]
+    share = min(0.5, 1.3 * float(firm.sum()) / float(weight.sum()))
+    crowd = _dirichlet(few, weight * (1 - first), blank, 30)
+    belongs = np.maximum(_odds(_law(few, member) - _law(few, crowd), share), SAFE * first)
+    mixing = np.full(KINDS, 1 / KINDS)
+    for _ in range(ROUNDS):
+        left = of * (weight * (1 - belongs))[:, None]
+        kinds = [_dirichlet(few, w, law, 3) for w, law in zip(left.T, kinds, strict=True)]
+        kinds[-1] = np.full(len(bags[0]), ODD)
+        mixing = left.sum(0) / left.sum()
+        mixing[-1] = max(mixing[-1], ODDS)
+        each = _honest(few, kinds, mixing)
+        total = np.logaddexp.reduce(each, axis=1)
+        of = np.exp(each - total[:, None])
+        belongs = np.maximum(_odds(_law(few, member) - total, share), SAFE * first)
+        share = min(most, float((weight * belongs).sum() / weight.sum()))
+    ratio = _law(bags, member) - np.logaddexp.reduce(_honest(bags, kinds, mixing), axis=1)
+    belongs = _odds(ratio, share)
+    order = np.argsort(-ratio, kind="stable")
+    p = np.empty(len(bags))
+    p[order] = np.cumsum((1 - belongs)[order]) / accounts
+    return Belonging(belongs, np.clip(p, LEAST_P, 1))
+
+
+def _odds(ratio: Floats, share: float) -> Floats:
+    share = min(max(share, 1e-9), 1 - 1e-9)
+    return 1 / (1 + np.exp(-np.clip(ratio + np.log(share / (1 - share)), -50, 50)))
+
+
+def _honest(bags: Floats, kinds: list[Floats], mixing: Floats) -> Floats:
+    """Log-probability of each bag under each kind, with its weight, (n, kinds)."""
+    laws = [_law(bags, law) for law in kinds]
+    return np.column_stack(laws) + np.log(mixing + 1e-12)
+
+
+def _law(bags: Floats, a: Floats) -> Floats:
+    """Log-probability of each bag, but for the multinomial coefficient, which all laws share."""
+    held: Floats = special.gammaln(bags + a).sum(1) - special.gammaln(a).sum()
+    return held + special.gammaln(a.sum()) - special.gammaln(bags.sum(1) + a.sum())
+
+
+def _dirichlet(bags: Floats, weight: Floats, a: Floats, rounds: int) -> Floats:
+    """Minka's fixed point (2000) for the parameters, from `a` on."""
+    size = bags.sum(1)
+    for _ in range(rounds):
+        up = weight @ (special.digamma(bags + a) - special.digamma(a))
+        down = weight @ (special.digamma(size + a.sum()) - special.digamma(a.sum()))
+        a = np.clip(a * up / max(float(down), 1e-9), 1e-3, 1e3)
+        a = a * min(1.0, MOST / float(a.sum()))
+    return a
+
+
+def _kinds(bags: Floats) -> NDArray[np.int64]:
+    """A first kind for each bag: that of the nearest of `KINDS` bags drawn from them."""
+    log = np.log((bags + 0.2) / (bags + 0.2).sum(1, keepdims=True))
+    drawn = np.random.default_rng(0).choice(len(bags), KINDS, replace=len(bags) < KINDS)
+    away = ((log[:, None] - log[drawn][None]) ** 2).sum(2)
+    return away.argmin(1).astype(np.int64)

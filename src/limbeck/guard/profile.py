@@ -1,0 +1,157 @@
+"""What a campaign's calls look like, learnt from its firm members; who makes such calls.
+
+Fellegi and Sunter's weights, a call at a time: each trait of a call (its set-up, what it carries,
+what it asks for, its topic, its template, the length of the answer) weighs the log of how much
+oftener the campaign's calls have it than everybody's. An account is then judged by how many of its
+calls reach a weight. Integers throughout, so that no order of rows or engine changes a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.guard.arrow import Table, pa
+from limbeck.guard.engine import Engine
+from limbeck.guard.features import LENGTHS, WAYS, Layer
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+PARTS = 1_000_000
+"""An account is so many parts of the background, shared among its calls."""
+MILLI = 1000
+"""Weights are kept in thousandths of a nat."""
+LEVELS = (1, 2, 3, 4, 5, 6, 8, 10)
+"""Weights at which calls are counted, in nats."""
+SUSPECT = 2
+"""Accounts with no call of this level are nobody's members."""
+VIEWS = ("weight", "besides")  # the latter only with prompts
+"""A call's whole weight, and that of all traits besides the set-up: some accounts of a campaign
+work through the set-up of their cover."""
+STRANGE = 0.3
+"""The campaign's calls that may be like everybody's in any one trait: what firm members, found by
+a set-up or a template, do not show of the others."""
+SEEN_BY = 3
+"""A value counts as the campaign's when so many firm members use it."""
+PRIOR = 50.0
+"""Calls like everybody's that each estimate begins with."""
+TRAITS = {
+    "client": "e.stack",
+    "length": f"e.shape % {LENGTHS}",
+    "out": "cast(floor(2 * log2(1 + e.tokens_out)) AS bigint)",
+    "way": f"e.method % {WAYS}",
+    "topic": "e.topic",
+    "template": "t.template",
+}
+PROMPTED = ("way", "topic", "template")
+
+
+def traits(*, prompts: bool) -> dict[str, str]:
+    """The traits that the log allows, as SQL over `events e` and their templates `t`."""
+    return {k: v for k, v in TRAITS.items() if prompts or k not in PROMPTED}
+
+
+def background(*, prompts: bool) -> str:
+    """How common each value of each trait is, an account weighing as much as another."""
+    each = [
+        f"""SELECT '{name}' AS trait, {sql} AS value, cast(sum(v.part) AS bigint) AS mass
+        FROM {"templated t" if name == "template" else "events e"}
+        JOIN parts v ON v.aid = {"t" if name == "template" else "e"}.aid
+        WHERE {sql} IS NOT NULL GROUP BY {sql}"""
+        for name, sql in traits(prompts=prompts).items()
+    ]
+    return " UNION ALL ".join(each)
+
+
+def parts(engine: Engine) -> str:
+    """The parts of the background that each call of an account is."""
+    return f"SELECT aid, {engine.div(str(PARTS), 'calls')} AS part FROM volumes"
+
+
+def work(families: Sequence[tuple[Layer, int]]) -> str:
+    """The calls that firm members (`core`) made within these families."""
+    of = {name: [str(key) for layer, key in families if layer == name] for name in ("template",)}
+    columns = {"shape": "e.shape", "client": "e.stack"}
+    wanted = [
+        f"{column} IN ({', '.join(keys)})"
+        for layer, column in columns.items()
+        if (keys := [str(key) for of, key in families if of == layer])
+    ]
+    if of["template"]:
+        wanted.append(
+            f"""e.call IN (SELECT t.call FROM templated t JOIN families f ON f.key = t.template
+            JOIN core c ON c.aid = t.aid WHERE f.family IN ({", ".join(of["template"])}))"""
+        )
+    return f"""SELECT e.call, e.aid, e.stack, e.shape, e.method, e.topic, e.tokens_out
+        FROM events e JOIN core c ON c.aid = e.aid WHERE {" OR ".join(wanted)}"""
+
+
+def seen(*, prompts: bool) -> str:
+    """How often the campaign's calls (`work`) have each value of each trait."""
+    each = [
+        f"""SELECT '{name}' AS trait, {sql} AS value, count(*) AS n, count(DISTINCT e.aid) AS users
+        FROM work e {"JOIN templated t ON t.call = e.call" if name == "template" else ""}
+        WHERE {sql} IS NOT NULL GROUP BY {sql}"""
+        for name, sql in traits(prompts=prompts).items()
+    ]
+    return f"""SELECT s.trait, s.value, s.n, s.users, b.mass FROM ({" UNION ALL ".join(each)}) s
+        JOIN background b ON b.trait = s.trait AND b.value = s.value
+        WHERE s.users >= {SEEN_BY} ORDER BY s.trait, s.value"""
+
+
+def weights(rows: Table, calls: int, accounts: int) -> tuple[Table, dict[str, int]]:
+    """The weight of each value, and of each trait's other values, in thousandths of a nat.
+
+    Args:
+        rows: What `seen` gives.
+        calls: The campaign's calls.
+        accounts: All accounts of the log.
+    """
+    trait = np.array(rows["trait"].to_pylist(), object)
+    n, mass = (rows[name].to_numpy().astype(float) for name in ("n", "mass"))
+    usual = np.maximum(mass, 1) / (float(PARTS) * accounts)
+    share = (n + PRIOR * usual) / (calls + PRIOR)
+    weight = np.rint(MILLI * np.log(STRANGE + (1 - STRANGE) * share / usual)).astype(int)
+    others: dict[str, int] = {}
+    for name in TRAITS:
+        mine = trait == name
+        left = max(1 - float(n[mine].sum()) / max(calls, 1), 0.0)
+        rest = max(1 - float(usual[mine].sum()), 1e-3)
+        others[name] = int(np.rint(MILLI * np.log(STRANGE + (1 - STRANGE) * min(left / rest, 1))))
+    value = rows["value"].to_numpy().astype(np.int64)
+    return pa.table({"trait": trait.tolist(), "value": value, "weight": weight}), others
+
+
+def weighed(others: dict[str, int], *, prompts: bool) -> str:
+    """Each call's weight, in both views."""
+    allowed = traits(prompts=prompts)
+    joins = " ".join(
+        f"LEFT JOIN weights w_{name} ON w_{name}.trait = '{name}' AND w_{name}.value = {sql}"
+        for name, sql in allowed.items()
+        if name != "template"
+    )
+    if prompts:
+        joins += """ LEFT JOIN (SELECT t.call, w.weight FROM templated t
+            JOIN weights w ON w.trait = 'template' AND w.value = t.template) w_template
+            ON w_template.call = e.call"""
+    each = {name: f"coalesce(w_{name}.weight, {others[name]})" for name in allowed}
+    besides = " + ".join(sql for name, sql in each.items() if name != "client")
+    return f"""SELECT *, besides + client_weight AS weight FROM (
+            SELECT e.call, e.aid, e.stack, e.shape, e.method, e.topic, e.tokens_out,
+                {besides} AS besides, {each["client"]} AS client_weight FROM events e {joins})"""
+
+
+def counts(weighed: str) -> str:
+    """How many of each account's calls reach each level of weight, in both views."""
+    reach = ", ".join(
+        f"sum(CASE WHEN {view} >= {MILLI * level} THEN 1 ELSE 0 END) AS {view}_{i}"
+        for view in VIEWS
+        for i, level in enumerate(LEVELS)
+    )
+    least = " OR ".join(f"{view} >= {MILLI * LEVELS[0]}" for view in VIEWS)
+    suspect = " OR ".join(f"max({view}) >= {MILLI * LEVELS[SUSPECT]}" for view in VIEWS)
+    return f"""SELECT aid, {reach} FROM ({weighed}) WHERE {least}
+        GROUP BY aid HAVING {suspect} ORDER BY aid"""
