@@ -13,7 +13,7 @@ def hits(layer: str) -> str:
     source, family = f"uses_{layer} u", "u.key"
     if layer == "template":
         source, family = "uses_template u JOIN families f ON f.key = u.key", "f.family"
-    return f"""SELECT h.*, h.n * (h.n - 1) / (24.0 * v.days) AS room, v.days,
+    return f"""SELECT h.*, h.n * (h.n - 1) / (24e0 * v.days) AS room, v.days,
             CASE WHEN h.n > {LIVES} * v.calls THEN 1 ELSE 0 END AS lives
         FROM (SELECT {family} AS family, u.aid, sum(n) AS n, sum(calm) AS calm,
                 sum(eliciting) AS eliciting, sum(pairs) AS pairs

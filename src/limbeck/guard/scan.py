@@ -95,7 +95,8 @@ def group(engine: Engine, accounts: int) -> None:
     hub = max(link.FEW, int(link.HUB * accounts))
     engine.table("votes", link.votes(), hub=hub, most=link.KEYS_AN_ACCOUNT)
     engine.table("pairs", link.pairs())
-    found = link.edges(engine.fetch("SELECT * FROM pairs"), engine.fetch("SELECT * FROM votes"))
+    pairs = engine.fetch("SELECT * FROM pairs ORDER BY one, other")  # what Leiden finds goes by it
+    found = link.edges(pairs, engine.fetch("SELECT * FROM votes"))
     keys = column(engine.fetch("SELECT DISTINCT key FROM uses_template ORDER BY key"), "key")
     keep(engine, "families", pa.table({"key": keys, "family": cohorts.families(keys, found)}))
 
