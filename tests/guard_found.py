@@ -15,7 +15,7 @@ from guard_world import Campaign, world, write
 from limbeck.__main__ import run
 
 EVIL = "<script>document.title='taken'</script>\"'&<img src=x onerror=\"document.title='taken'\">"
-HONEST = 1200
+HONEST = 4000
 
 
 @dataclass(frozen=True)

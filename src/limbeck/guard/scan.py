@@ -242,8 +242,8 @@ def _accounts(engine: Engine, tested: list[Families], calls: Ints) -> Scan:
         families = [key for key, c in keys.items() if c == campaign]
         most = max(n for n, c in zip(divide, number, strict=True) if c == campaign)
         alike, users[campaign] = _alike(engine, core, most, families, calls, prompts=prompts)
-        counted = len(mine) * np.min([one.p for one in mine], axis=0)
-        p[campaign] = np.minimum(1, 2 * np.minimum(alike, counted))
+        rarest = min(mine, key=lambda one: one.users)
+        p[campaign] = np.minimum(1, 2 * np.minimum(alike, rarest.p))
     p = _together(engine, p)
     adjusted = score.over_all(p, users)
     campaign = np.where((adjusted <= FLAG) & bool(found), p.argmin(axis=0), -1)
