@@ -42,7 +42,7 @@ def test_people_alone_show_no_even_group() -> None:
 
 def test_accounts_that_are_replaced_are_even_by_the_day() -> None:
     rng = np.random.default_rng(2)
-    days = 2.0 ** rng.integers(0, 5, 600)
+    days = (2.0 ** rng.integers(0, 5, 600)).astype(np.float64)
     x = rng.poisson(4 * days)
     told = even.either(x[x > 0], days[x > 0], np.ones(int((x > 0).sum())))
     assert told.z > 10
