@@ -107,8 +107,11 @@ def may_speak() -> bool:
     from limbeck.progress import console
 
     console.quiet = False
+    if _store is None:
+        return True
+    _ending()
     with suppress(RuntimeError):  # torchrun itself is gone
-        return _store is None or _store.add("limbeck/spoken", 1) == 1
+        return _store.add("limbeck/spoken", 1) == 1
     return True
 
 
@@ -178,9 +181,16 @@ def _loss_named() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
+            _ending()
             raise ServiceError(_ENDED) from None
         raise
 
 
 def _end(*_: object) -> None:
+    _ending()
     raise ServiceError(_ENDED)
+
+
+def _ending() -> None:
+    """From here on torchrun's word to stop changes nothing: it would fall amid our closing line."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,8 +19,10 @@ import torch
 from safetensors.torch import load_file
 
 import ranked
+from limbeck import ranks
 from limbeck.collect import targets
 from limbeck.collect.targets import Binding, TargetsFolder
+from limbeck.errors import ServiceError
 from limbeck.train.learner import Learner
 from limbeck.train.loop import train
 from school import interrupt, make_school, stop_after
@@ -215,3 +218,24 @@ def test_a_rank_that_ends_stops_the_others_with_one_line(
     assert said.startswith(line)
     assert done.errors.count("Traceback (most recent call last)") == 1, "torchrun's own"
     assert not (tmp_path / how / "final").exists()
+
+
+@pytest.mark.parametrize("how", ["it speaks", "another is lost"])
+def test_torchruns_word_to_stop_changes_nothing_once_the_end_has_begun(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Store:
+        def add(self, key: str, n: int) -> int:
+            return n
+
+    monkeypatch.setattr(ranks, "_store", Store())
+    before = signal.signal(signal.SIGTERM, ranks._end)
+    try:
+        if how == "it speaks":
+            assert ranks.may_speak()
+        else:
+            with pytest.raises(ServiceError), ranks._loss_named():
+                raise RuntimeError("gloo: connection closed by peer")
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
