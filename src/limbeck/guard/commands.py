@@ -22,6 +22,12 @@ AccountFrom = Annotated[
     str | None,
     Parameter(help="LiteLLM column or OpenTelemetry attribute that names the account."),
 ]
+AccountsTable = Annotated[str | None, Parameter(help="A table of accounts.")]
+PriceIn = Annotated[float, Parameter(help="What a million tokens read sell for.")]
+PriceOut = Annotated[float, Parameter(help="What a million tokens written sell for.")]
+EngineKind = Annotated[Literal["duckdb", "spark"], Parameter(help="Where the SQL runs.")]
+Memory = Annotated[str, Parameter(help="What the engine may take, as 4GB.")]
+Threads = Annotated[int, Parameter(help="Threads at work.")]
 AsJson = Annotated[
     bool, Parameter(name="--json", negative="", help="Print one JSON document on standard output.")
 ]
@@ -32,7 +38,7 @@ def ingest(
     calls: Annotated[str, Parameter(help="File, folder, pattern, or postgres://…?table=calls.")],
     *,
     out: Annotated[Path, Parameter(help="The state folder; it is made, or grows.")],
-    accounts: Annotated[str | None, Parameter(help="A table of accounts.")] = None,
+    accounts: AccountsTable = None,
     format_: LogFormat = "auto",
     account_from: AccountFrom = None,
     threads: Annotated[int, Parameter(help="Blocks worked on at a time.")] = 2,
@@ -55,14 +61,14 @@ def scan(
     calls: Annotated[str, Parameter(help="A log as for ingest, or a state folder.")],
     *,
     out: Annotated[Path, Parameter(help="Where to write; a log's state grows in OUT/state.")],
-    accounts: Annotated[str | None, Parameter(help="A table of accounts.")] = None,
+    accounts: AccountsTable = None,
     format_: LogFormat = "auto",
     account_from: AccountFrom = None,
-    price_in: Annotated[float, Parameter(help="What a million tokens read sell for.")] = 3.0,
-    price_out: Annotated[float, Parameter(help="What a million tokens written sell for.")] = 15.0,
-    engine: Annotated[Literal["duckdb", "spark"], Parameter(help="Where the SQL runs.")] = "duckdb",
-    memory: Annotated[str, Parameter(help="What the engine may take, as 4GB.")] = "4GB",
-    threads: Annotated[int, Parameter(help="Threads at work.")] = 2,
+    price_in: PriceIn = 3.0,
+    price_out: PriceOut = 15.0,
+    engine: EngineKind = "duckdb",
+    memory: Memory = "4GB",
+    threads: Threads = 2,
     json_: AsJson = False,
 ) -> None:
     """Find campaigns: writes OUT/accounts.parquet, campaigns.json, report.html and STIX 2.1.
@@ -98,7 +104,7 @@ def watch(
     folder: Annotated[Path, Parameter(help="A folder into which logs are put, or a state folder.")],
     *,
     out: Annotated[Path, Parameter(help="Where to write, as scan does, and findings.jsonl.")],
-    accounts: Annotated[str | None, Parameter(help="A table of accounts.")] = None,
+    accounts: AccountsTable = None,
     format_: LogFormat = "auto",
     account_from: AccountFrom = None,
     every: Annotated[float, Parameter(help="Seconds between looks for new files.")] = 60.0,
@@ -108,11 +114,11 @@ def watch(
     once: Annotated[
         bool, Parameter(negative="", help="Take what is there, look, and end.")
     ] = False,
-    price_in: Annotated[float, Parameter(help="What a million tokens read sell for.")] = 3.0,
-    price_out: Annotated[float, Parameter(help="What a million tokens written sell for.")] = 15.0,
-    engine: Annotated[Literal["duckdb", "spark"], Parameter(help="Where the SQL runs.")] = "duckdb",
-    memory: Annotated[str, Parameter(help="What the engine may take, as 4GB.")] = "4GB",
-    threads: Annotated[int, Parameter(help="Threads at work.")] = 2,
+    price_in: PriceIn = 3.0,
+    price_out: PriceOut = 15.0,
+    engine: EngineKind = "duckdb",
+    memory: Memory = "4GB",
+    threads: Threads = 2,
     json_: AsJson = False,
 ) -> None:
     """Scan whenever new logs have come in, and raise each finding once, in OUT/findings.jsonl.
@@ -281,10 +287,7 @@ def simulate(
     truth_calls: Annotated[
         bool, Parameter(negative="", help="Also write which calls are hostile.")
     ] = False,
-    json_: Annotated[
-        bool,
-        Parameter(name="--json", negative="", help="Print one JSON document on standard output."),
-    ] = False,
+    json_: AsJson = False,
 ) -> None:
     """Write simulated calls, honest and hostile, to learn your false alarms and misses by.
 

@@ -40,7 +40,7 @@ def stacks() -> str:
 
 
 def events() -> str:
-    """A row a call, integers only: who, when, in which fold, alike to what."""
+    """A row a call, integers only: who, when, alike to what."""
     same = " AND ".join(f"s.{name} = {_set_up(name, 'c.')}" for name in STACK)
     # Of the tokens in, those that the prompt's characters do not explain; 16 are within its error.
     besides = "greatest(0, coalesce(c.tokens_in, 0) - cast(coalesce(c.chars, 0) AS double) / 4)"
@@ -50,7 +50,7 @@ def events() -> str:
         for i, name in enumerate(("reasoning", "rubric", "trace"))
     )
     skill = "coalesce(c.capability, -1) + 1"
-    return f"""SELECT c.call, a.aid, cast(abs(c.call % 2) AS int) AS fold, c.hour, s.stack,
+    return f"""SELECT c.call, a.aid, c.hour, s.stack,
             c.tokens_in, c.tokens_out, c.topic, c.skeleton, c.exact,
             {", ".join("c." + b for b in BANDS)},
             cast({elicits} AS int) AS elicits,
@@ -97,7 +97,7 @@ def templates() -> str:
 
 def templated() -> str:
     """The calls that have a template: their skeleton, or else the band that most accounts share."""
-    kept = ("call", "aid", "fold", "hour", "stack", "exact", "elicits")
+    kept = ("call", "aid", "hour", "stack", "exact", "elicits")
     named = ", ".join("e." + name for name in kept)
     joins = " ".join(
         f"LEFT JOIN templates b{i} ON b{i}.kind = {i + 1} AND b{i}.raw = e.{band}"

@@ -73,18 +73,18 @@ def parts(engine: Engine) -> str:
 
 def work(families: Sequence[tuple[Layer, int]]) -> str:
     """The calls that firm members (`core`) made within these families."""
-    of = {name: [str(key) for layer, key in families if layer == name] for name in ("template",)}
-    columns = {"shape": "e.shape", "client": "e.stack"}
+    within = {
+        "shape": "e.shape IN ({})",
+        "client": "e.stack IN ({})",
+        "template": """e.call IN (SELECT t.call FROM templated t
+            JOIN families f ON f.key = t.template JOIN core c ON c.aid = t.aid
+            WHERE f.family IN ({}))""",
+    }
     wanted = [
-        f"{column} IN ({', '.join(keys)})"
-        for layer, column in columns.items()
+        sql.format(", ".join(keys))
+        for layer, sql in within.items()
         if (keys := [str(key) for of, key in families if of == layer])
     ]
-    if of["template"]:
-        wanted.append(
-            f"""e.call IN (SELECT t.call FROM templated t JOIN families f ON f.key = t.template
-            JOIN core c ON c.aid = t.aid WHERE f.family IN ({", ".join(of["template"])}))"""
-        )
     return f"""SELECT e.call, e.aid, e.stack, e.shape, e.method, e.topic, e.tokens_out
         FROM events e JOIN core c ON c.aid = e.aid WHERE {" OR ".join(wanted)}"""
 
@@ -140,8 +140,8 @@ def weighed(others: dict[str, int], *, prompts: bool) -> str:
     each = {name: f"coalesce(w_{name}.weight, {others[name]})" for name in allowed}
     besides = " + ".join(sql for name, sql in each.items() if name != "client")
     return f"""SELECT *, besides + client_weight AS weight FROM (
-            SELECT e.call, e.aid, e.stack, e.shape, e.method, e.topic, e.tokens_out,
-                {besides} AS besides, {each["client"]} AS client_weight FROM events e {joins})"""
+            SELECT e.aid, {besides} AS besides, {each["client"]} AS client_weight
+            FROM events e {joins})"""
 
 
 def counts(weighed: str) -> str:

@@ -283,8 +283,7 @@ def _aside(told: list[Mapping[str, Any]]) -> Element:
 def _glossary() -> Element:
     words = {
         "Look-alike": "An account that shares something with members and was not named.",
-        "Layer": "A way in which calls can be alike. A group is formed on one half of the calls, "
-        "and tested on the other half.",
+        "Layer": "A way in which calls can be alike.",
         "p-value": "How often an honest group of this log would look as a campaign does. Named "
         "groups are false in at most one of twenty cases, on average.",
         "CV² of members": "How unevenly members divide the work: a dispatcher's share is near 0, "

@@ -288,10 +288,9 @@ def _alike(
     """Each account's p-value by what its calls look like, and the share of honest users.
 
     Learnt from the calls that firm members (`core`) made within the families, of which `most`
-    divide one evenly. Judged twice where
-    there are prompts, the second time without the set-up, as some of a campaign's accounts keep
-    that of their cover; at twice the p. The laws never fit wholly,
-    which costs another factor.
+    divide one evenly. Judged twice where there are prompts, the second time without the set-up, as
+    some of a campaign's accounts keep that of their cover; at twice the p. The laws never fit
+    wholly, which costs another factor.
     """
     keep(engine, "core", pa.table({"aid": np.flatnonzero(core)}))
     engine.table("work", profile.work(families))

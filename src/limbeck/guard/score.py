@@ -196,13 +196,6 @@ def membership(
     return Membership(share, mean, users, np.where(hits > 0, belongs[back], 0.0), beyond, p[back])
 
 
-def begin(hits: NDArray[np.int64]) -> tuple[float, float, float]:
-    """Number, mean and CV² of accounts that are taken for members, with so many calls."""
-    mean = max(float(hits.mean()), 0.1)
-    excess = (float(hits.var()) - mean) / mean**2
-    return float(len(hits)), mean, float(np.clip(excess, 0.02, 0.5))
-
-
 def over_all(p: Floats, users: Floats) -> Floats:
     """Each account's p-value over all named families, (families, accounts) → (accounts,).
 
@@ -214,12 +207,6 @@ def over_all(p: Floats, users: Floats) -> Floats:
     levels, back = np.unique(best, return_inverse=True)
     total = np.minimum(levels[None, :], users[:, None]).sum(axis=0) if len(users) else levels
     return np.where(best < 1, np.minimum(1, np.maximum(levels, total)[back.reshape(-1)]), 1.0)
-
-
-def both(p: Floats, q: Floats) -> Floats:
-    """Fisher's combination of two independent p-values."""
-    product = np.maximum(p * q, 1e-300)
-    return product * (1 - np.log(product))
 
 
 def _used(h: Floats, n: Floats, law: tuple[float, float]) -> Floats:
