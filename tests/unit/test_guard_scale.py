@@ -67,7 +67,7 @@ def test_a_scan_needs_less_memory_than_its_log(tmp_path: Path) -> None:
     for memory in ("2GB", "64MB"):
         with Engine.open(tmp_path / memory, memory=memory, threads=1) as engine:
             engine.read("sketched", [tmp_path / "sketched"])
-            scan.keep(engine, "accounts", ACCOUNTS.empty_table())
+            engine.keep("accounts", ACCOUNTS.empty_table())
             found.append(scan.find(engine))
     plenty, little = found
     for here, there in zip(plenty.layers, little.layers, strict=True):

@@ -58,8 +58,8 @@ def scans(tmp_path_factory: pytest.TempPathFactory, session: Any) -> Iterator[di
     for kind in KINDS:
         engine = Engine.open(root / kind, kind=kind, session=session if kind == "spark" else None)
         engine.read("sketched", [root / "sketched"])
-        scan.keep(engine, "accounts", pa.table(known, schema=ACCOUNTS))
-        scan.keep(engine, "texts", TEMPLATES.empty_table())
+        engine.keep("accounts", pa.table(known, schema=ACCOUNTS))
+        engine.keep("texts", TEMPLATES.empty_table())
         told = scan.find(engine)
         document, _, _ = findings.write(engine, told, root / f"out-{kind}", Price(), {})
         found[kind] = (told, engine, root / f"out-{kind}", document["campaigns"])

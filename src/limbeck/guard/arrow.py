@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow  # pyright: ignore[reportMissingTypeStubs]
 import pyarrow.compute  # pyright: ignore[reportMissingTypeStubs]
 import pyarrow.parquet  # pyright: ignore[reportMissingTypeStubs]
@@ -11,6 +12,7 @@ import scipy.sparse  # pyright: ignore[reportMissingTypeStubs]
 import scipy.sparse.csgraph  # pyright: ignore[reportMissingTypeStubs]
 import scipy.special  # pyright: ignore[reportMissingTypeStubs]
 import scipy.stats  # pyright: ignore[reportMissingTypeStubs]
+from numpy.typing import NDArray
 
 pa: Any = pyarrow
 pc: Any = pyarrow.compute
@@ -24,3 +26,13 @@ Array: TypeAlias = Any
 Batch: TypeAlias = Any
 Table: TypeAlias = Any
 Schema: TypeAlias = Any
+
+
+def column(table: Table, name: str) -> NDArray[np.int64]:
+    """A column of integers."""
+    return table[name].to_numpy().astype(np.int64)
+
+
+def numbers(table: Table, name: str) -> NDArray[np.float64]:
+    """A column of floats."""
+    return table[name].to_numpy().astype(np.float64)

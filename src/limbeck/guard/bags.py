@@ -41,7 +41,13 @@ class Belonging:
     p: Floats
 
 
-def belonging(bags: Floats, firm: NDArray[np.bool_], accounts: int, most: float = 1.0) -> Belonging:
+def belonging(
+    bags: Floats,
+    firm: NDArray[np.bool_],
+    accounts: int,
+    most: float = 1.0,
+    known: NDArray[np.bool_] | None = None,
+) -> Belonging:
     """Whose bags these are.
 
     p is the share of all accounts that are honest and have a likelihood ratio as high: the sum of
@@ -52,11 +58,13 @@ def belonging(bags: Floats, firm: NDArray[np.bool_], accounts: int, most: float 
         firm: Which of them are members beyond doubt, (n,).
         accounts: All accounts of the log.
         most: The largest share of the bags that may be members'.
+        known: Which are another campaign's, (n,): no honest law is learnt from them.
     """
+    others = np.zeros(len(bags)) if known is None else (known & ~firm).astype(float)
     bags = bags * np.minimum(1, WHOLE / bags.sum(1))[:, None]
     step = max(1, len(bags) // SAMPLE)
     fitted = firm | (np.arange(len(bags)) % step == 0)
-    few, weight = bags[fitted], np.where(firm, 1.0, step)[fitted]
+    few, weight = bags[fitted], (np.where(firm, 1.0, step) * (1 - others))[fitted]
     first = firm[fitted].astype(float)
     blank = np.full(len(bags[0]), 1.0)
     member = _dirichlet(few, first, blank, 30)
@@ -81,7 +89,7 @@ def belonging(bags: Floats, firm: NDArray[np.bool_], accounts: int, most: float 
     belongs = _odds(ratio, share)
     order = np.argsort(-ratio, kind="stable")
     p = np.empty(len(bags))
-    p[order] = np.cumsum((1 - belongs)[order]) / accounts
+    p[order] = np.cumsum(((1 - belongs) * (1 - others))[order]) / accounts
     return Belonging(belongs, np.clip(p, LEAST_P, 1))
 
 

@@ -20,7 +20,7 @@ import duckdb
 
 from limbeck.errors import InputError, ServiceError, extra, first_line
 from limbeck.files import disk_full
-from limbeck.guard.arrow import Table
+from limbeck.guard.arrow import Table, pq
 
 Kind: TypeAlias = Literal["duckdb", "spark"]
 Value: TypeAlias = str | int | float | bool | None
@@ -72,6 +72,12 @@ class Engine(ABC):
         part.replace(path)
         self.read(name, [path])
         return path
+
+    def keep(self, name: str, rows: Table) -> None:
+        """Make a small table that was not made by SQL readable as `name`."""
+        path = self.work / f"{_checked(name)}.parquet"
+        pq.write_table(rows, path)
+        self.read(name, [path])
 
     def read(self, name: str, paths: Sequence[Path]) -> None:
         """Make Parquet files, or folders of them, readable as `name`.

@@ -8,7 +8,7 @@ on a grid) and compared; honest users beside the members, many or few, do not hi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -31,13 +31,17 @@ ROUNDS = 80
 
 @dataclass(frozen=True, slots=True)
 class Evenness:
-    """Of one family: z of the narrow group, its accounts, their mean calls and CV², and all's."""
+    """Of one family: z of the narrow group, its accounts, their mean calls and CV², and all's.
+
+    `belongs` is the probability that an account is of the group, for each of the counts given.
+    """
 
     z: float
     members: float
     mean: float
     cv2: float
     all_cv2: float
+    belongs: Floats
 
 
 def binned(count: Ints) -> Ints:
@@ -85,8 +89,9 @@ def evenness(x: Ints, n: Floats, exposure: Floats | None = None) -> Evenness:
     )
     z = float(np.sqrt(max(0.0, 2 * (both - null))))
     mixed = found[-1] * narrow[:, best] + broad @ found[:-1]
-    group = _cv2(x, n * found[-1] * narrow[:, best] / mixed)
-    return Evenness(z, float(found[-1] * n.sum()), float(GRID[best]), group, _cv2(x, n))
+    belongs = found[-1] * narrow[:, best] / mixed
+    members = float(found[-1] * n.sum())
+    return Evenness(z, members, float(GRID[best]), _cv2(x, n * belongs), _cv2(x, n), belongs)
 
 
 def _cv2(x: Ints, n: Floats) -> float:
@@ -103,6 +108,7 @@ def either(x: Ints, days: Floats, n: Floats) -> Evenness:
     """
     count, back = np.unique(x, return_inverse=True)
     whole = evenness(count, np.bincount(back, n).astype(np.float64))
+    whole = replace(whole, belongs=whole.belongs[back])
     there = 2 ** (np.round(2 * np.log2(np.maximum(days, 1))) / 2)
     by_day = evenness(x, n, there / float(there.max()))
     return max(whole, by_day, key=lambda one: one.z)

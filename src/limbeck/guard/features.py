@@ -24,6 +24,8 @@ LENGTHS = 1024
 """Bins of length, eight an octave; a bin is `shape % LENGTHS`."""
 WAYS = 2048
 """Elicitation and capability together: `method % WAYS`."""
+FAMILIES = 1 << 32
+"""A set-up and a family of templates together: `stack * FAMILIES + family`."""
 
 
 def accounts() -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from limbeck.guard.engine import Engine
+from limbeck.guard.features import FAMILIES, LENGTHS, WAYS
 
 LIVES = 0.6
 """Above this share of its calls an account lives by a family, and is tested with its like."""
@@ -74,3 +77,40 @@ def payments() -> str:
             FROM known WHERE payment IS NOT NULL
             GROUP BY payment HAVING count(*) BETWEEN 2 AND $most) g
         ON g.name = k.payment"""
+
+
+def cells(stacks: Sequence[int], templates: Sequence[int]) -> str:
+    """Who called how often in each cell: a family of templates (kind 1), or a way of asking (2).
+
+    Through the set-ups `stacks`; of the families `templates`, through any.
+    """
+    through = " OR ".join(
+        f"{name} IN ({', '.join(map(str, keys))})"
+        for name, keys in (("t.stack", stacks), ("f.family", templates))
+        if keys
+    )
+    ways = ", ".join(map(str, stacks)) or "-1"
+    return f"""SELECT c.kind, c.key, c.aid, c.n, v.days FROM (
+            SELECT 1 AS kind, t.stack * {FAMILIES} + f.family AS key, t.aid, count(*) AS n
+            FROM templated t JOIN families f ON f.key = t.template WHERE {through}
+            GROUP BY t.stack * {FAMILIES} + f.family, t.aid
+            UNION ALL
+            SELECT 2 AS kind, method AS key, aid, count(*) AS n FROM events
+            WHERE stack IN ({ways}) GROUP BY method, aid) c
+        JOIN volumes v ON v.aid = c.aid"""
+
+
+def large_cells() -> str:
+    """The cells that enough accounts use."""
+    return """SELECT c.* FROM cells c JOIN (
+            SELECT kind, key FROM cells GROUP BY kind, key HAVING count(*) >= $least) k
+            ON k.kind = c.kind AND k.key = c.key
+        ORDER BY c.kind, c.key, c.aid"""
+
+
+def divided(by: str, stacks: Sequence[int]) -> str:
+    """Each account's calls through some set-ups, by what they ask for or by their length."""
+    parts = {"method": WAYS, "shape": LENGTHS}[by]
+    return f"""SELECT {by} % {parts} AS key, aid, count(*) AS n FROM events
+        WHERE stack IN ({", ".join(map(str, stacks))}) GROUP BY {by} % {parts}, aid
+        ORDER BY aid, key"""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from limbeck.guard.arrow import Table, pa
 from limbeck.guard.engine import Engine
-from limbeck.guard.features import LENGTHS, WAYS, Layer
+from limbeck.guard.features import FAMILIES, LENGTHS, WAYS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -71,19 +71,23 @@ def parts(engine: Engine) -> str:
     return f"SELECT aid, {engine.div(str(PARTS), 'calls')} AS part FROM volumes"
 
 
-def work(families: Sequence[tuple[Layer, int]]) -> str:
-    """The calls that firm members (`core`) made within these families."""
+def work(groups: Sequence[tuple[str, int]]) -> str:
+    """The calls that firm members (`core`) made within these families and cells."""
     within = {
         "shape": "e.shape IN ({})",
         "client": "e.stack IN ({})",
+        "method": "e.method IN ({})",
         "template": """e.call IN (SELECT t.call FROM templated t
             JOIN families f ON f.key = t.template JOIN core c ON c.aid = t.aid
             WHERE f.family IN ({}))""",
+        "recipe": f"""e.call IN (SELECT t.call FROM templated t
+            JOIN families f ON f.key = t.template JOIN core c ON c.aid = t.aid
+            WHERE t.stack * {FAMILIES} + f.family IN ({{}}))""",
     }
     wanted = [
         sql.format(", ".join(keys))
         for layer, sql in within.items()
-        if (keys := [str(key) for of, key in families if of == layer])
+        if (keys := [str(key) for of, key in groups if of == layer])
     ]
     return f"""SELECT e.call, e.aid, e.stack, e.shape, e.method, e.topic, e.tokens_out
         FROM events e JOIN core c ON c.aid = e.aid WHERE {" OR ".join(wanted)}"""

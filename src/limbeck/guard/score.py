@@ -47,17 +47,22 @@ class Marks:
     rest: dict[str, Floats] = field(default_factory=dict[str, Floats])
 
 
-def above(z: Floats) -> Floats:
-    """How far evenness z stands out from the log's own families, nearly all honest.
+def null(z: Floats) -> tuple[float, float]:
+    """Middle and spread of evenness z among the log's own families, nearly all honest.
 
-    Its null is that of a likelihood ratio whose place is searched for. The median is not taken for
-    less than `PRIOR_Z` has it, nor the spread, so that few families make no sharp null.
+    That of a likelihood ratio whose place is searched for. The median is not taken for less than
+    `PRIOR_Z` has it, nor the spread, so that few families make no sharp null.
     """
     middle, spread = PRIOR_Z
     if len(z) >= FEWEST:
         middle, high = np.maximum(np.quantile(z, [0.5, 0.75]), middle)
         spread = max(spread, float(high - middle) / 0.6745)
-    return (z - middle) / spread
+    return float(middle), spread
+
+
+def above(z: Floats, null: tuple[float, float]) -> Floats:
+    """How far evenness z stands out from its null, in spreads."""
+    return (z - null[0]) / null[1]
 
 
 def against_alike(value: Floats, size: Floats, least: float = 0.02) -> Floats:
@@ -154,6 +159,7 @@ def membership(
     hits: NDArray[np.int64],
     calls: NDArray[np.int64],
     begin: tuple[float, float, float],
+    first: Floats | None = None,
     rounds: int = 60,
 ) -> Membership:
     """How likely an honest account would hit a family as an account did.
@@ -168,6 +174,7 @@ def membership(
         hits: Calls of each account within the family.
         calls: All its calls.
         begin: Members, their mean calls and CV² as first found; the last two stay.
+        first: How likely each account is a member, as first found; by default, all that hit alike.
         rounds: EM rounds.
     """
     members, mean, uneven = begin
@@ -181,6 +188,9 @@ def membership(
     m, use = np.exp(_divided(h, mean, uneven)), np.zeros(len(h))
     share = min(members / total, 0.5)
     belongs = np.where(hit, min(members / max(float(weight[hit].sum()), 1.0), 0.9), 0.0)
+    back = back.reshape(-1)
+    if first is not None:
+        belongs = np.bincount(back, np.where(hits > 0, first, 0.0)) / weight
     users, law = 0.0, SHARES
     for _ in range(rounds):
         away = (weight * (1 - belongs))[hit]
@@ -190,7 +200,6 @@ def membership(
         u = np.where(hit, users * use, 1 - users)
         belongs = share * m / np.maximum(share * m + (1 - share) * u, 1e-300)
         share = float((weight * belongs).sum() / total)
-    back = back.reshape(-1)
     p = _tail(h, n, (mean, uneven), users, law)
     beyond = hits > BEYOND * mean + 10
     return Membership(share, mean, users, np.where(hits > 0, belongs[back], 0.0), beyond, p[back])

@@ -53,12 +53,12 @@ def walk(
             if known.exists():
                 engine.read("accounts", [known])
             else:
-                scan.keep(engine, "accounts", ACCOUNTS.empty_table())
+                engine.keep("accounts", ACCOUNTS.empty_table())
             texts = state / "templates.parquet"
             if texts.exists():
                 engine.read("texts", [texts])
             else:
-                scan.keep(engine, "texts", TEMPLATES.empty_table())
+                engine.keep("texts", TEMPLATES.empty_table())
             found = scan.find(engine, say=lambda step: say(f"{step:>9}  {STEPS[step]}"))
             document, campaigns, log = findings.write(engine, found, out, price, told)
             write_text(out / "report.html", report.page(document, campaigns, log))
