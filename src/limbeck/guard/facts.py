@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from limbeck.guard import taken
+from limbeck.guard import profile, taken
 from limbeck.guard.arrow import Array, Table, pa, pc
 from limbeck.guard.engine import Engine
 from limbeck.guard.scan import Ints, Scan, keep
@@ -42,8 +42,9 @@ class Place:
 class Campaign:
     """One campaign.
 
-    `totals` has calls, tokens_in, tokens_out, first and last (hours since 1970); `hours` and `days`
-    are rows of its calls and tokens_out; `ways` counts its calls by capability.
+    `totals` has calls, of these those that lie in no family but look alike (`alike`), tokens_in,
+    tokens_out, first and last (hours since 1970); `hours` and `days` are rows of its calls and
+    tokens_out; `ways` counts its calls by capability.
     `largest` is the share of members with the commonest organisation, payment and network. `links`
     are pairs of an account drawn and its place in `shared`; `lookalikes` are those of no campaign.
     """
@@ -100,6 +101,10 @@ def _prepare(engine: Engine, scan: Scan) -> None:
     keep(engine, "chosen_families", pa.table(chosen))
     templated = any(one.layer == "template" for one in scan.layers)
     engine.table("picked", taken.picked(layers))
+    if (engine.work / "learnt.parquet").exists():
+        engine.table("suspects", profile.suspects(prompts=templated))
+    else:
+        keep(engine, "suspects", pa.table({n: pa.array([], pa.int64()) for n in SUSPECTS}))
     engine.table("taken", taken.taken())
     engine.table("places", taken.places())
     engine.table("shared_by", taken.shared(engine, templated))
@@ -111,6 +116,8 @@ def _prepare(engine: Engine, scan: Scan) -> None:
 
 TEMPLATES = ("kind", "raw", "users", "template")
 """Columns of `templates`, for a log without prompts."""
+SUSPECTS = ("campaign", "call")
+"""Columns of `suspects`, where nothing was learnt of any campaign's calls."""
 
 
 class _Read:

@@ -24,6 +24,12 @@ from limbeck.guard.taken import ELICITATION
 VERSION = 1
 OPENLY = 0.8
 """Members who share one organisation to this extent are one customer's seats, said openly."""
+COUNTED = (
+    "A campaign's calls are those of its members that lie within one of its groups or look as much "
+    "like its work (calls_alike) as makes an account suspect. Cover that looks alike may be among "
+    "them, and work that looks like everybody's is not."
+)
+"""What campaigns.json and the page say of `calls`."""
 WHAT = {
     "template": "the same templates of prompts",
     "shape": "the same lengths through the same client set-up",
@@ -79,6 +85,7 @@ def write(
         "flagged": int(flagged.sum()),
         "account_false_positive_rate": FLAG,
         "warnings": warnings(ingested),
+        "calls_are": COUNTED,
         "layers": {one.layer: _tested(one) for one in scan.layers},
         "campaigns": told,
         "set_aside": aside,
@@ -200,6 +207,7 @@ def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str
         "number": facts.number,
         "accounts": len(facts.members),
         "calls": facts.totals["calls"],
+        "calls_alike": facts.totals["alike"],
         "calls_with_cover": facts.calls_with_cover,
         "tokens_in": read,
         "tokens_out": written,

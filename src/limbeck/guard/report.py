@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 
 from limbeck.guard import drawing
 from limbeck.guard.facts import Campaign, Facts
+from limbeck.guard.findings import COUNTED
 from limbeck.guard.page import el, quoted, written
 
 PICTURED = 30
@@ -139,6 +140,7 @@ def _campaign(one: Mapping[str, Any], facts: Campaign, log: Facts) -> Element:
     tiles = {
         "Accounts": f"{one['accounts']:,}",
         "Answers taken": f"{one['calls']:,}",
+        "Of these by likeness alone": f"{one['calls_alike']:,}",
         "Share of their calls": f"{one['calls'] / max(1, one['calls_with_cover']):.0%}",
         "Tokens read": f"{one['tokens_in']:,}",
         "Tokens written": f"{one['tokens_out']:,}",
@@ -282,6 +284,7 @@ def _aside(told: list[Mapping[str, Any]]) -> Element:
 
 def _glossary() -> Element:
     words = {
+        "Answers taken": COUNTED,
         "Look-alike": "An account that shares something with members and was not named.",
         "Layer": "A way in which calls can be alike.",
         "p-value": "How often an honest group of this log would look as a campaign does. Named "
