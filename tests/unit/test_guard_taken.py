@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from limbeck.guard import findings, profile, scan
-from limbeck.guard.arrow import Table
+from limbeck.guard import facts, findings, profile, scan, score
+from limbeck.guard.arrow import pa
 from limbeck.guard.engine import Engine
 from limbeck.guard.logs import ingest
 from limbeck.guard.readers.source import Source
@@ -23,9 +24,14 @@ HALF = Attack("half", accounts=200, per_day=14, cover=0.75, stack=0.5, wordings=
 
 @dataclass(frozen=True)
 class Scene:
-    """An engine after a scan, with the truth as `truth_calls`; and what campaigns.json says."""
+    """An engine after a scan, with the truth as `truth_calls`; and what campaigns.json says.
+
+    `firm` has the accounts (bool) that belong to each named family beyond doubt.
+    """
 
     engine: Engine
+    found: scan.Scan
+    firm: dict[tuple[str, int], np.ndarray]
     told: dict[str, Any]
     hostile: set[str]
 
@@ -47,24 +53,33 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         }.items():
             engine.read(name, [path])
         with pytest.MonkeyPatch.context() as patch:
-            kept = _learning(patch)
+            learnt, belonging = (
+                _noted(patch, profile, "weights"),
+                _noted(patch, score, "membership"),
+            )
             found = scan.find(engine)
-        scan.keep(engine, "learnt", profile.learnt(dict(enumerate(kept))))
+        named = [(f.layer, int(key)) for f in found.layers for key in f.family[f.named]]
+        firm = {k: b.firm >= scan.FIRM for k, b in zip(named, belonging, strict=True)}
+        of = [(*key, aid) for key, one in firm.items() for aid in np.flatnonzero(one).tolist()]
+        columns = dict(zip(facts.FIRM.names, zip(*of, strict=True), strict=True))
+        scan.keep(engine, "learnt", profile.learnt(dict(enumerate(learnt))))
+        scan.keep(engine, "firm", pa.table(columns, schema=facts.FIRM))
         told, _, _ = findings.write(engine, found, folder, findings.Price(), {})
-        yield Scene(engine, told, {row["account"] for row in truth if row["campaign"]})
+        hostile = {row["account"] for row in truth if row["campaign"]}
+        yield Scene(engine, found, firm, told, hostile)
 
 
-def _learning(patch: pytest.MonkeyPatch) -> list[tuple[Table, dict[str, int]]]:
-    """The weights of each campaign, in the order of their numbers."""
-    kept: list[tuple[Table, dict[str, int]]] = []
-    weights = profile.weights
+def _noted(patch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list[Any]:
+    """All that a function will give, in order."""
+    noted: list[Any] = []
+    function = getattr(module, name)
 
-    def noted(*given: Any) -> tuple[Table, dict[str, int]]:
-        kept.append(weights(*given))
-        return kept[-1]
+    def called(*given: Any, **options: Any) -> Any:
+        noted.append(function(*given, **options))
+        return noted[-1]
 
-    patch.setattr(profile, "weights", noted)
-    return kept
+    patch.setattr(module, name, called)
+    return noted
 
 
 def _calls(scene: Scene) -> dict[str, np.ndarray]:
@@ -96,3 +111,22 @@ def test_the_figures_are_those_of_these_calls(scene: Scene) -> None:
         assert len(scene.hostile & set(one["members"])) > 0.95 * one["accounts"]
         assert sum(day["calls"] for day in one["timeline"]) == one["calls"]
         assert sum(one["capabilities"]["calls"].values()) == one["calls"]
+
+
+def test_a_layer_less_leaves_the_members_that_others_hold(scene: Scene) -> None:
+    found = scene.found
+    for one, number in zip(scene.told["campaigns"], np.unique(found.campaign)[1:], strict=True):
+        mine = found.campaign == number
+        families = [key for key, campaign in found.keys.items() if campaign == number]
+        layers = {layer for layer, _ in families}
+        assert one["linked_without"].keys() == one["evidence"].keys() == layers
+        for layer in layers:
+            seen, without = one["evidence"][layer], one["linked_without"][layer]
+            firm = np.any([scene.firm[key] for key in families if key[0] == layer], axis=0)
+            assert 0 < seen["firm"] == (firm & mine).sum() <= seen["members"] <= mine.sum()
+            others = [key for key in families if key[0] != layer]
+            left = [scene.firm[key] for key in others]
+            left += [found.evidence[of] <= scan.FLAG for of, _ in others]
+            assert without["links"] == bool(others)
+            assert without["share"] == round(np.any(left, axis=0)[mine].mean(), 4) if left else 0
+    assert any(len(one["evidence"]) > 1 for one in scene.told["campaigns"])

@@ -17,6 +17,7 @@ from limbeck.files import whole_file, write_text
 from limbeck.guard.arrow import pa, pq
 from limbeck.guard.engine import Engine
 from limbeck.guard.facts import Campaign, Facts, gather
+from limbeck.guard.features import Layer
 from limbeck.guard.scan import FLAG, Families, Floats, Scan
 from limbeck.guard.schema import CAPABILITIES
 from limbeck.guard.taken import ELICITATION
@@ -202,7 +203,7 @@ def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str
     families = [key for key, campaign in scan.keys.items() if campaign == facts.number]
     read, written = facts.totals["tokens_in"], facts.totals["tokens_out"]
     value = (read * price.tokens_in + written * price.tokens_out) / 1e6
-    evidence = _evidence(scan, facts.number, families)
+    evidence = _evidence(scan, facts, families)
     return {
         "number": facts.number,
         "accounts": len(facts.members),
@@ -217,7 +218,7 @@ def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str
         "timeline": _timeline(facts, log),
         "capabilities": _capabilities(facts),
         "evidence": evidence,
-        "linked_without": _without(scan, facts.number, facts.aids),
+        "linked_without": _without(scan, facts),
         "confidence": {
             "score": _score(scan, evidence),
             "account_false_positives_expected": round(float(scan.p_value[facts.aids].sum()), 4),
@@ -287,7 +288,7 @@ def _uneven(families: Families) -> Floats:
 
 
 def _evidence(
-    scan: Scan, number: int, families: Sequence[tuple[str, int]]
+    scan: Scan, facts: Campaign, families: Sequence[tuple[str, int]]
 ) -> dict[str, dict[str, Any]]:
     told: dict[str, dict[str, Any]] = {}
     for one in scan.layers:
@@ -307,18 +308,32 @@ def _evidence(
                 "even": round(float(one.z_even[best]), 2),
                 "rest": round(float(one.z_rest[best]), 2),
             },
-            "members": int((scan.evidence[one.layer] <= FLAG)[scan.campaign == number].sum()),
+            "members": facts.within.get(one.layer, 0),
+            "firm": len(facts.firm.get(one.layer, ())),
+            "flagged_by_it_alone": int((scan.evidence[one.layer] <= FLAG)[facts.aids].sum()),
         }
     return told
 
 
-def _without(scan: Scan, number: int, members: Any) -> dict[str, dict[str, Any]]:
-    """The share of members that would still be linked, were a layer not there."""
+def _without(scan: Scan, facts: Campaign) -> dict[str, dict[str, Any]]:
+    """Whether a campaign would still be named were a layer not there, and which of its members.
+
+    It would if a family of another layer passed the test and has its firm members, as all have
+    that are `scan.keys`; told beside it is the share of the members who are firm in such a family,
+    or flagged by such families alone.
+    """
+    mine: set[Layer] = {layer for (layer, _), of in scan.keys.items() if of == facts.number}
+    layers = [one.layer for one in scan.layers if one.layer in mine]
+    held = {
+        layer: np.isin(facts.aids, facts.firm.get(layer, []))
+        | (scan.evidence[layer] <= FLAG)[facts.aids]
+        for layer in layers
+    }
     told: dict[str, dict[str, Any]] = {}
-    for layer in scan.evidence:
-        others = [p[members] for name, p in scan.evidence.items() if name != layer]
-        share = float((np.min(others, axis=0) <= FLAG).mean()) if others else 0.0
-        told[layer] = {"share": round(share, 4), "links": share >= 0.5}
+    for layer in layers:
+        others = [held[other] for other in layers if other != layer]
+        share = float(np.any(others, axis=0).mean()) if others else 0.0
+        told[layer] = {"links": bool(others), "share": round(share, 4)}
     return told
 
 

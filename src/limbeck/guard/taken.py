@@ -1,12 +1,12 @@
 """SQL of what campaigns took and what their members share: all that reads a scan's tables.
 
-Read are `events`, `templated`, `templates`, `families`, `stacks`, `volumes` and `account_ids` as
-`scan.py` keeps them, `sketched` and `accounts` as the state folder has them, `texts` (the masked
-texts of `templates.parquet`), and, kept by `facts.py`, `members` (aid, campaign),
-`chosen_families` (layer, family, campaign) and `suspects` (campaign, call). A call is a campaign's
-when a member made it, and it lies within one of its families or looks as much like its calls as one
-must for an account to be suspected. Every query runs once for all campaigns, so that a hundred cost
-what one does.
+Read are `events`, `templated`, `templates`, `families`, `stacks`, `volumes`, `account_ids`, the
+`hits_…` of each layer and `firm` (layer, family, aid) as the scan keeps them, `sketched` and
+`accounts` as the state folder has them, `texts` (the masked texts of `templates.parquet`), and,
+kept by `facts.py`, `members` (aid, campaign), `chosen_families` (layer, family, campaign) and
+`suspects` (campaign, call). A call is a campaign's when a member made it, and it lies within one of
+its families or looks as much like its calls as one must for an account to be suspected. Every query
+runs once for all campaigns, so that a hundred cost what one does.
 """
 
 from __future__ import annotations
@@ -76,6 +76,25 @@ def covers() -> str:
 def hours() -> str:
     """A campaign's calls, hour by hour."""
     return f"SELECT campaign, hour, {SUMS} FROM taken GROUP BY campaign, hour ORDER BY hour"
+
+
+def within(layers: Iterable[str]) -> str:
+    """How many members made a call within their campaign's families, by layer."""
+    every = " UNION ALL ".join(
+        f"SELECT '{layer}' AS layer, family, aid FROM hits_{layer}" for layer in sorted(set(layers))
+    )
+    return f"""SELECT m.campaign, f.layer, count(DISTINCT m.aid) AS members FROM ({every}) h
+        JOIN members m ON m.aid = h.aid {_THEIRS.format("h")} GROUP BY m.campaign, f.layer"""
+
+
+def firm() -> str:
+    """The members who belong to a family of their campaign beyond doubt, by layer."""
+    return f"""SELECT DISTINCT m.campaign, f.layer, m.aid FROM firm h
+        JOIN members m ON m.aid = h.aid {_THEIRS.format("h")}"""
+
+
+_THEIRS = """JOIN chosen_families f
+            ON f.campaign = m.campaign AND f.layer = {0}.layer AND f.family = {0}.family"""
 
 
 def days(engine: Engine) -> str:
