@@ -296,7 +296,11 @@ class Scene:
         names = self.names
         scores: dict[str, np.ndarray] = {}
         for peer, score in PEERS.items():
-            found = score(self._folder / "sim" / "calls", names)
+            try:
+                found = score(self._folder / "sim" / "calls", names)
+            except ImportError as error:
+                _note(f"{peer} is left out: {error.name} is not installed")
+                continue
             scores[peer] = np.array([found.get(name, -np.inf) for name in names])
         return scores
 
