@@ -37,7 +37,7 @@ from limbeck.guard.simulate.population import accounts_table, population, victim
 
 ROOT = Path(__file__).parents[1]
 FPR = 1e-4
-FRAMERS = (25, 50, 100, 200)  # accounts that copy one honest bot
+FRAMERS = (10, 25, 50, 100, 200)  # accounts that copy one honest bot
 WHAT = (
     "recall_cover75", "recall_cover95", "hours_to_name", "cohort_precision", "recall_metadata",
     "baselines", "framing_cost", "scale_100m", "scale_metadata",
@@ -201,27 +201,31 @@ def _baselines(accounts: int, seeds: int) -> list[dict[str, Any]]:
 def _framing(accounts: int, seed: int) -> tuple[float, list[dict[str, Any]]]:
     """Accounts that it takes to have an honest bot flagged, inf where the most of them do not.
 
-    First the preset, which copies the bot's prompts, set-up and hours at a pace of its own; then
-    accounts that do nothing else, each as often as the bot, which an outsider would have to guess.
+    First the preset, which copies the bot's prompts, set-up and hours amid a cover of its own; then
+    accounts that do nothing else, at half the bot's pace, at twice it, and at its own, which an
+    outsider would have to guess.
     """
     plan = Plan(accounts=accounts, days=7, seed=500 + seed)
     bot = victims(population(plan), 1)
     name = accounts_table(bot, 0)["account"][0].as_py()
     pace = float((bot.rate * (5 * bot.weekday + 2 * bot.weekend) / 7)[0])
     preset = attacks()["framing"]
-    alike = replace(preset, cover=0.0, per_day=pace, daylight=1.0)
+    alike = replace(preset, cover=0.0, daylight=1.0)
+    wrong = [preset, *(replace(alike, per_day=pace * off) for off in (0.5, 2.0))]
+    rising = [replace(alike, per_day=pace, accounts=each) for each in FRAMERS]
     tried: list[dict[str, Any]] = []
-    for attack in (preset, *(replace(alike, accounts=each) for each in FRAMERS)):
+    for place, attack in enumerate([*wrong, *rising]):
         with Scene(replace(plan, attacks=(attack,))) as scene:
             found = scene.scan()
         hostile, victim = found.truth != "", scene.names.index(name)
         flagged = (found.p_value <= FPR) & (found.campaign != "")
+        copies = attack.per_day * (1 - attack.cover)
         tried.append(
             {
                 "accounts": attack.accounts,
-                "calls": round(7 * attack.accounts * attack.per_day),
-                "of_the_bot": round(7 * pace),
-                "preset": attack is preset,
+                "cover": attack.cover,
+                "pace": round(copies / pace, 2),
+                "copies": round(7 * attack.accounts * copies),
                 "p_value": float(found.p_value[victim]),
                 "flagged": bool(flagged[victim]),
                 "attackers_flagged": int(flagged[hostile].sum()),
@@ -229,9 +233,9 @@ def _framing(accounts: int, seed: int) -> tuple[float, list[dict[str, Any]]]:
             }
         )
         _note(f"framing_cost seed {seed}: {tried[-1]}")
-        if flagged[victim]:
-            return float(attack.accounts), tried
-    return float("inf"), tried
+        if flagged[victim] and place >= len(wrong):
+            break
+    return min((float(one["accounts"]) for one in tried if one["flagged"]), default=np.inf), tried
 
 
 def _scale(what: str, prompts: bool, calls: int) -> dict[str, Any]:

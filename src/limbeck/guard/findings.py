@@ -17,7 +17,6 @@ from limbeck.files import whole_file, write_text
 from limbeck.guard.arrow import pa, pq
 from limbeck.guard.engine import Engine
 from limbeck.guard.facts import Campaign, Facts, gather
-from limbeck.guard.features import Layer
 from limbeck.guard.scan import FLAG, Families, Floats, Scan
 from limbeck.guard.schema import CAPABILITIES
 from limbeck.guard.taken import ELICITATION
@@ -322,16 +321,15 @@ def _without(scan: Scan, facts: Campaign) -> dict[str, dict[str, Any]]:
     that are `scan.keys`; told beside it is the share of the members who are firm in such a family,
     or flagged by such families alone.
     """
-    mine: set[Layer] = {layer for (layer, _), of in scan.keys.items() if of == facts.number}
-    layers = [one.layer for one in scan.layers if one.layer in mine]
+    mine = {layer for (layer, _), number in scan.keys.items() if number == facts.number}
     held = {
-        layer: np.isin(facts.aids, facts.firm.get(layer, []))
-        | (scan.evidence[layer] <= FLAG)[facts.aids]
-        for layer in layers
+        layer: np.isin(facts.aids, facts.firm.get(layer, [])) | (alone[facts.aids] <= FLAG)
+        for layer, alone in scan.evidence.items()
+        if layer in mine
     }
     told: dict[str, dict[str, Any]] = {}
-    for layer in layers:
-        others = [held[other] for other in layers if other != layer]
+    for layer in held:
+        others = [one for other, one in held.items() if other != layer]
         share = float(np.any(others, axis=0).mean()) if others else 0.0
         told[layer] = {"links": bool(others), "share": round(share, 4)}
     return told
