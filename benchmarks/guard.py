@@ -33,12 +33,14 @@ from results import keep
 from scipy import stats
 
 from limbeck.guard.simulate import Attack, Plan, attacks, simulate
+from limbeck.guard.simulate.population import accounts_table, population, victims
 
 ROOT = Path(__file__).parents[1]
 FPR = 1e-4
+FRAMERS = (10, 25, 50, 100, 200)  # accounts that copy one honest bot
 WHAT = (
     "recall_cover75", "recall_cover95", "hours_to_name", "cohort_precision", "recall_metadata",
-    "baselines", "scale_100m", "scale_metadata",
+    "baselines", "framing_cost", "scale_100m", "scale_metadata",
 )  # fmt: skip
 
 
@@ -120,6 +122,10 @@ def main() -> None:
         rows.append(_row("hours_to_name", "h", found, {}))
     if "baselines" in wanted:
         rows += _baselines(args.accounts, args.seeds)
+    if "framing_cost" in wanted:
+        framed = [_framing(args.accounts // 10, seed) for seed in range(args.seeds)]
+        row = _row("framing_cost", "accounts of the attacker", [one[0] for one in framed], {})
+        rows.append(row | {"tried": [tried for _, each in framed for tried in each]})
     for what, prompts in (("scale_100m", True), ("scale_metadata", False)):
         if what in wanted:
             rows.append(_scale(what, prompts, 100_000_000 if args.full else 2_000_000))
@@ -192,6 +198,46 @@ def _baselines(accounts: int, seeds: int) -> list[dict[str, Any]]:
     return made
 
 
+def _framing(accounts: int, seed: int) -> tuple[float, list[dict[str, Any]]]:
+    """Accounts that it takes to have an honest bot flagged, inf where the most of them do not.
+
+    First the preset, which copies the bot's prompts, set-up and hours amid a cover of its own; then
+    accounts that do nothing else, at half the bot's pace, at twice it, and at its own, which an
+    outsider would have to guess.
+    """
+    plan = Plan(accounts=accounts, days=7, seed=500 + seed)
+    bot = victims(population(plan), 1)
+    name = accounts_table(bot, 0)["account"][0].as_py()
+    pace = float((bot.rate * (5 * bot.weekday + 2 * bot.weekend) / 7)[0])
+    preset = attacks()["framing"]
+    alike = replace(preset, cover=0.0, daylight=1.0)
+    wrong = [preset, *(replace(alike, per_day=pace * off) for off in (0.5, 2.0))]
+    rising = [replace(alike, per_day=pace, accounts=each) for each in FRAMERS]
+    tried: list[dict[str, Any]] = []
+    for place, attack in enumerate([*wrong, *rising]):
+        with Scene(replace(plan, attacks=(attack,))) as scene:
+            found = scene.scan()
+        hostile, victim = found.truth != "", scene.names.index(name)
+        flagged = (found.p_value <= FPR) & (found.campaign != "")
+        copies = attack.per_day * (1 - attack.cover)
+        tried.append(
+            {
+                "accounts": attack.accounts,
+                "cover": attack.cover,
+                "pace": round(copies / pace, 2),
+                "copies": round(7 * attack.accounts * copies),
+                "p_value": float(found.p_value[victim]),
+                "flagged": bool(flagged[victim]),
+                "attackers_flagged": int(flagged[hostile].sum()),
+                "others_flagged": int(flagged[~hostile].sum() - flagged[victim]),
+            }
+        )
+        _note(f"framing_cost seed {seed}: {tried[-1]}")
+        if flagged[victim] and place >= len(wrong):
+            break
+    return min((float(one["accounts"]) for one in tried if one["flagged"]), default=np.inf), tried
+
+
 def _scale(what: str, prompts: bool, calls: int) -> dict[str, Any]:
     """Seconds and memory of one scan, a sixth of its calls hostile."""
     june = replace(attacks()["anthropic-june"], accounts=max(calls // 2_000, 100), per_day=45)
@@ -224,6 +270,11 @@ class Scene:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._folder)
 
+    @property
+    def names(self) -> list[str]:
+        """All accounts, in the order of `Found`."""
+        return list(self._truth)
+
     def scan(self, hours: int | None = None) -> Found:
         """Run `limbeck guard scan` on the calls of the first `hours`, or of all."""
         sim, out = self._folder / "sim", self._folder / "found"
@@ -246,10 +297,14 @@ class Scene:
 
     def peers(self) -> dict[str, np.ndarray]:
         """Each peer's score an account; one that it cannot judge is the least suspect."""
-        names = list(self._truth)
+        names = self.names
         scores: dict[str, np.ndarray] = {}
         for peer, score in PEERS.items():
-            found = score(self._folder / "sim" / "calls", names)
+            try:
+                found = score(self._folder / "sim" / "calls", names)
+            except ImportError as error:
+                _note(f"{peer} is left out: {error.name} is not installed")
+                continue
             scores[peer] = np.array([found.get(name, -np.inf) for name in names])
         return scores
 

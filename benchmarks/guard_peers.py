@@ -1,13 +1,15 @@
-"""Detectors that judge one account at a time, written from their papers: what guard stands beside.
+"""Detectors that judge one account at a time, from their papers or packages: guard stands beside.
 
-Each takes the calls of accounts and returns a score an account, higher for more suspect. Prompts
-become hashed word counts, projected to 64 random directions, as cheap stand-ins for embeddings.
+Each takes the calls of accounts and returns a score an account, higher for more suspect, or raises
+ImportError without its package. Prompts become hashed word counts, for PRADA and MMD projected to
+64 random directions, as cheap stand-ins for embeddings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -17,6 +19,8 @@ from scipy import stats
 
 Scores = dict[str, float]
 WINDOW = 100  # prompts of an account that are looked at
+FEW = 30  # prompts that unmimic looks at, as it judges sentence by sentence
+USUAL = 2_000  # prompts of the log that unmimic learns normal traffic from
 _FEATURES = """
     SELECT account, count(*) calls, max(perday) most, avg(tokens_in) tin, stddev_pop(tokens_in) sin,
         avg(tokens_out) tout, stddev_pop(tokens_out) sout, count(DISTINCT network) nets,
@@ -88,11 +92,56 @@ def mmd(calls: Path, accounts: list[str]) -> Scores:
     return scores
 
 
+def unmimic(calls: Path, accounts: list[str]) -> Scores:
+    """The mean of what unmimic 0.1.0's input check gives an account's first `FEW` prompts.
+
+    Its own sentences, first stage, attacks and hard negatives; hashed words instead of its 470 MB
+    of embeddings, and prompts of this log instead of WildChat's. It judges requests, by whether
+    they would extract hidden reasoning; its watch over accounts is announced and not there.
+    """
+    from unmimic.corpus import (  # pyright: ignore[reportMissingImports]
+        load_families,
+        load_prompts,
+    )
+    from unmimic.guards.input.extraction import chunks  # pyright: ignore[reportMissingImports]
+    from unmimic.guards.input.stage1 import Stage1  # pyright: ignore[reportMissingImports]
+    from unmimic.resources import bundled  # pyright: ignore[reportMissingImports]
+
+    words = _words()
+    families = load_families(bundled("attacks/public"))
+    normal = load_prompts(bundled("benign/hard_negatives.yaml"))
+    drawn = _open(calls, accounts).execute(
+        'SELECT prompt FROM calls WHERE prompt IS NOT NULL ORDER BY hash(account, "time") LIMIT ?',
+        [USUAL],
+    )
+    normal += [prompt for (prompt,) in drawn.fetchall()]
+    attacks = words.transform([one for family in families for one in family.examples])
+    benign = words.transform([piece for prompt in normal for piece in chunks(prompt)])
+    stage = Stage1().fit(attacks.toarray(), benign.toarray())
+    scores: Scores = {}
+    for rows in _prompts(calls, accounts, FEW):
+        pieces = [
+            (account, place, piece)
+            for account, prompts in rows
+            for place, prompt in enumerate(prompts)
+            for piece in chunks(prompt)
+        ]
+        worst: dict[tuple[str, int], float] = {}
+        found = stage.score(words.transform([piece for _, _, piece in pieces])) if pieces else []
+        for (account, place, _), score in zip(pieces, found, strict=True):
+            worst[account, place] = max(worst.get((account, place), 0.0), float(score))
+        for account, prompts in rows:
+            each = [worst.get((account, place), 0.0) for place in range(len(prompts))]
+            scores[account] = sum(each) / len(each)
+    return scores
+
+
 PEERS: Mapping[str, Callable[[Path, list[str]], Scores]] = {
     "rate threshold": rate,
     "isolation forest": isolation_forest,
     "PRADA": prada,
     "MMD windows": mmd,
+    "unmimic input check": unmimic,
 }
 
 
@@ -111,19 +160,28 @@ def _features(calls: Path, accounts: list[str]) -> tuple[list[str], NDArray[np.f
 
 def _points(calls: Path, accounts: list[str]) -> dict[str, NDArray[np.float64]]:
     """An account's first prompts, (at most WINDOW, 64), each of length one."""
+    words, spread = _words(), np.random.default_rng(0).standard_normal((2_048, 64)) / 8
+    return {
+        account: np.asarray(words.transform(prompts) @ spread)
+        for rows in _prompts(calls, accounts, WINDOW)
+        for account, prompts in rows
+    }
+
+
+def _words() -> Any:
     from sklearn.feature_extraction.text import (  # pyright: ignore[reportMissingImports]
         HashingVectorizer,
     )
 
-    words = HashingVectorizer(n_features=2_048, alternate_sign=False)
-    spread = np.random.default_rng(0).standard_normal((2_048, 64)) / 8
+    return HashingVectorizer(n_features=2_048, alternate_sign=False)
+
+
+def _prompts(calls: Path, accounts: list[str], most: int) -> Iterator[list[tuple[str, list[str]]]]:
+    """Accounts with their first prompts, some thousands at a time."""
     found = _open(calls, accounts).execute(
         'SELECT account, list(prompt ORDER BY "time")[1:?] FROM calls WHERE prompt IS NOT NULL '
         "GROUP BY account",
-        [WINDOW],
+        [most],
     )
-    points: dict[str, NDArray[np.float64]] = {}
     while rows := found.fetchmany(2_000):
-        for account, prompts in rows:
-            points[account] = np.asarray(words.transform(prompts) @ spread)
-    return points
+        yield rows

@@ -188,8 +188,8 @@ def test_a_campaign_of_which_nothing_is_shared_is_drawn_all_the_same() -> None:
     shared = [Shared("payment", "p", 2, 2)]
     lone = Campaign(
         number=0, aids=np.array([0]), members=["a"], totals={}, calls_with_cover=1, hours=rows,
-        days=[], ways=[], largest={}, shared=shared, links=[], lookalikes=set(), places=[],
-        samples=[],
+        days=[], ways=[], within={}, firm={}, largest={}, shared=shared, links=[], lookalikes=set(),
+        places=[], samples=[],
     )  # fmt: skip
     assert drawing.network(lone, drawing.NARROW).tag == "svg"
     assert drawing.timeline(rows, rows, drawing.WIDE).tag == "svg"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,21 +17,12 @@ from limbeck.models.local import load_network
 from limbeck.train.examples import render
 from limbeck.train.learner import Learner, Learns
 from limbeck.train.loop import train
-from school import School, after, interrupt, lines, make_school, oracle, same, stop_after, untimed
+from school import School, after, interrupt, lines, oracle, same, stop_after, untimed
 from small import asked, load, network, prompts, save
 
+pytestmark = pytest.mark.usefixtures("determinism_left_as_it_was")
+
 NARROW = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 0}
-
-
-@pytest.fixture(scope="module")
-def school(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> School:
-    return make_school(tiny, tmp_path_factory.mktemp("school") / "start")
-
-
-@pytest.fixture(autouse=True)
-def determinism_left_as_it_was() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize(

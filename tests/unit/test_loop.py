@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,10 @@ from limbeck.train.batch import steps as steps_of
 from limbeck.train.examples import render
 from limbeck.train.learner import Learner, learning_rate
 from limbeck.train.loop import plan_steps, train
-from school import School, crash, interrupt, lines, make_school, oracle, stop_after, untimed
+from school import School, crash, interrupt, lines, oracle, stop_after, untimed
 from small import asked, load, network, prompts, save
 
-
-@pytest.fixture(scope="module")
-def school(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> School:
-    return make_school(tiny, tmp_path_factory.mktemp("school") / "start")
-
-
-@pytest.fixture(autouse=True)
-def determinism_left_as_it_was() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("determinism_left_as_it_was")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

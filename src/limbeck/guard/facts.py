@@ -7,9 +7,10 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from limbeck.guard import taken
+from limbeck.guard import profile, taken
 from limbeck.guard.arrow import Array, Table, pa, pc
 from limbeck.guard.engine import Engine
+from limbeck.guard.features import Layer
 from limbeck.guard.scan import Ints, Scan, keep
 from limbeck.guard.taken import Kind
 
@@ -42,8 +43,11 @@ class Place:
 class Campaign:
     """One campaign.
 
-    `totals` has calls, tokens_in, tokens_out, first and last (hours since 1970); `hours` and `days`
-    are rows of its calls and tokens_out; `ways` counts its calls by capability.
+    `totals` has calls, of these those that lie in no family but look alike (`alike`), tokens_in,
+    tokens_out, first and last (hours since 1970); `hours` and `days` are rows of its calls and
+    tokens_out; `ways` counts its calls by capability.
+    `within` is how many members made a call within its families of each layer, and `firm` the
+    numbers of those who belong to one beyond doubt.
     `largest` is the share of members with the commonest organisation, payment and network. `links`
     are pairs of an account drawn and its place in `shared`; `lookalikes` are those of no campaign.
     """
@@ -56,6 +60,8 @@ class Campaign:
     hours: list[Row]
     days: list[Row]
     ways: list[Row]
+    within: dict[str, int]
+    firm: dict[str, Ints]
     largest: dict[str, float]
     shared: list[Shared]
     links: list[tuple[str, int]]
@@ -83,7 +89,7 @@ def gather(engine: Engine, scan: Scan) -> Facts:
     if not numbers:
         return Facts(names, calls, traffic, [])
     _prepare(engine, scan)
-    read = _Read(engine)
+    read = _Read(engine, {layer for layer, _ in scan.keys})
     return Facts(names, calls, traffic, [_campaign(n, scan, names, read) for n in numbers])
 
 
@@ -100,6 +106,12 @@ def _prepare(engine: Engine, scan: Scan) -> None:
     keep(engine, "chosen_families", pa.table(chosen))
     templated = any(one.layer == "template" for one in scan.layers)
     engine.table("picked", taken.picked(layers))
+    if (engine.work / "learnt.parquet").exists():
+        engine.table("suspects", profile.suspects(prompts=templated))
+    else:
+        keep(engine, "suspects", SUSPECTS.empty_table())
+    if not (engine.work / "firm.parquet").exists():
+        keep(engine, "firm", FIRM.empty_table())
     engine.table("taken", taken.taken())
     engine.table("places", taken.places())
     engine.table("shared_by", taken.shared(engine, templated))
@@ -111,18 +123,23 @@ def _prepare(engine: Engine, scan: Scan) -> None:
 
 TEMPLATES = ("kind", "raw", "users", "template")
 """Columns of `templates`, for a log without prompts."""
+SUSPECTS = pa.schema({"campaign": pa.int64(), "call": pa.int64()})
+FIRM = pa.schema({"layer": pa.string(), "family": pa.int64(), "aid": pa.int64()})
+"""Columns of the tables `suspects` and `firm`, where there are none."""
 
 
 class _Read:
     """The answers to all queries, to be had campaign by campaign."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, layers: set[Layer]) -> None:
         asked = {
             "totals": taken.totals(),
             "covers": taken.covers(),
             "hours": taken.hours(),
             "days": taken.days(engine),
             "ways": taken.ways(),
+            "within": taken.within(layers),
+            "firm": taken.firm(),
             "largest": taken.largest(),
             "used": taken.used(),
             "drawn": taken.drawn(),
@@ -164,6 +181,7 @@ def _set_up(row: Row) -> str:
 def _campaign(number: int, scan: Scan, names: Array, read: _Read) -> Campaign:
     aids = np.flatnonzero(scan.campaign == number)
     drawn = read.of("drawn", number)
+    firm = read.of("firm", number)
     spelt = {row["aid"]: names[row["aid"]].as_py() for row in drawn}
     return Campaign(
         number=number,
@@ -174,6 +192,11 @@ def _campaign(number: int, scan: Scan, names: Array, read: _Read) -> Campaign:
         hours=read.of("hours", number),
         days=read.of("days", number),
         ways=read.of("ways", number),
+        within={row["layer"]: row["members"] for row in read.of("within", number)},
+        firm={
+            layer: np.array([row["aid"] for row in firm if row["layer"] == layer])
+            for layer in {row["layer"] for row in firm}
+        },
         largest={row["what"]: row["n"] / len(aids) for row in read.of("largest", number)},
         shared=[
             Shared(r["kind"], read.named(r["kind"], r["value"]), r["members"], r["users"])

@@ -24,6 +24,12 @@ from limbeck.guard.taken import ELICITATION
 VERSION = 1
 OPENLY = 0.8
 """Members who share one organisation to this extent are one customer's seats, said openly."""
+COUNTED = (
+    "A campaign's calls are those of its members that lie within one of its groups or look as much "
+    "like its work (calls_alike) as makes an account suspect. Cover that looks alike may be among "
+    "them, and work that looks like everybody's is not."
+)
+"""What campaigns.json and the page say of `calls`."""
 WHAT = {
     "template": "the same templates of prompts",
     "shape": "the same lengths through the same client set-up",
@@ -79,6 +85,7 @@ def write(
         "flagged": int(flagged.sum()),
         "account_false_positive_rate": FLAG,
         "warnings": warnings(ingested),
+        "calls_are": COUNTED,
         "layers": {one.layer: _tested(one) for one in scan.layers},
         "campaigns": told,
         "set_aside": aside,
@@ -195,11 +202,12 @@ def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str
     families = [key for key, campaign in scan.keys.items() if campaign == facts.number]
     read, written = facts.totals["tokens_in"], facts.totals["tokens_out"]
     value = (read * price.tokens_in + written * price.tokens_out) / 1e6
-    evidence = _evidence(scan, facts.number, families)
+    evidence = _evidence(scan, facts, families)
     return {
         "number": facts.number,
         "accounts": len(facts.members),
         "calls": facts.totals["calls"],
+        "calls_alike": facts.totals["alike"],
         "calls_with_cover": facts.calls_with_cover,
         "tokens_in": read,
         "tokens_out": written,
@@ -209,7 +217,7 @@ def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str
         "timeline": _timeline(facts, log),
         "capabilities": _capabilities(facts),
         "evidence": evidence,
-        "linked_without": _without(scan, facts.number, facts.aids),
+        "linked_without": _without(scan, facts),
         "confidence": {
             "score": _score(scan, evidence),
             "account_false_positives_expected": round(float(scan.p_value[facts.aids].sum()), 4),
@@ -279,7 +287,7 @@ def _uneven(families: Families) -> Floats:
 
 
 def _evidence(
-    scan: Scan, number: int, families: Sequence[tuple[str, int]]
+    scan: Scan, facts: Campaign, families: Sequence[tuple[str, int]]
 ) -> dict[str, dict[str, Any]]:
     told: dict[str, dict[str, Any]] = {}
     for one in scan.layers:
@@ -299,18 +307,31 @@ def _evidence(
                 "even": round(float(one.z_even[best]), 2),
                 "rest": round(float(one.z_rest[best]), 2),
             },
-            "members": int((scan.evidence[one.layer] <= FLAG)[scan.campaign == number].sum()),
+            "members": facts.within.get(one.layer, 0),
+            "firm": len(facts.firm.get(one.layer, ())),
+            "flagged_by_it_alone": int((scan.evidence[one.layer] <= FLAG)[facts.aids].sum()),
         }
     return told
 
 
-def _without(scan: Scan, number: int, members: Any) -> dict[str, dict[str, Any]]:
-    """The share of members that would still be linked, were a layer not there."""
+def _without(scan: Scan, facts: Campaign) -> dict[str, dict[str, Any]]:
+    """Whether a campaign would still be named were a layer not there, and which of its members.
+
+    It would if a family of another layer passed the test and has its firm members, as all have
+    that are `scan.keys`; told beside it is the share of the members who are firm in such a family,
+    or flagged by such families alone.
+    """
+    mine = {layer for (layer, _), number in scan.keys.items() if number == facts.number}
+    held = {
+        layer: np.isin(facts.aids, facts.firm.get(layer, [])) | (alone[facts.aids] <= FLAG)
+        for layer, alone in scan.evidence.items()
+        if layer in mine
+    }
     told: dict[str, dict[str, Any]] = {}
-    for layer in scan.evidence:
-        others = [p[members] for name, p in scan.evidence.items() if name != layer]
-        share = float((np.min(others, axis=0) <= FLAG).mean()) if others else 0.0
-        told[layer] = {"share": round(share, 4), "links": share >= 0.5}
+    for layer in held:
+        others = [one for other, one in held.items() if other != layer]
+        share = float(np.any(others, axis=0).mean()) if others else 0.0
+        told[layer] = {"links": bool(others), "share": round(share, 4)}
     return told
 
 

@@ -8,7 +8,7 @@ calls reach a weight. Integers throughout, so that no order of rows or engine ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +146,41 @@ def weighed(others: dict[str, int], *, prompts: bool) -> str:
     return f"""SELECT *, besides + client_weight AS weight FROM (
             SELECT e.aid, {besides} AS besides, {each["client"]} AS client_weight
             FROM events e {joins})"""
+
+
+def learnt(found: Mapping[int, tuple[Table, dict[str, int]]]) -> Table:
+    """What `weights` gave of each campaign, as one table; where `value` is null, of all others."""
+    parts: list[Table] = []
+    for campaign, (rows, others) in found.items():
+        nulls = pa.nulls(len(others), pa.int64())
+        rest = pa.table({"trait": list(others), "value": nulls, "weight": list(others.values())})
+        both = pa.concat_tables([rows, rest], promote_options="default")
+        parts.append(both.append_column("campaign", pa.array([campaign] * len(both), pa.int64())))
+    return pa.concat_tables(parts)
+
+
+def suspects(*, prompts: bool) -> str:
+    """The calls of `members` that weigh as much as one must to be a suspect, in either view.
+
+    Their campaigns' weights are in the table `learnt`.
+    """
+    allowed = traits(prompts=prompts)
+    joins = "LEFT JOIN templated t ON t.call = e.call " if prompts else ""
+    joins += " ".join(
+        f"""LEFT JOIN learnt w_{name} ON w_{name}.campaign = m.campaign
+            AND w_{name}.trait = '{name}' AND w_{name}.value = {sql}"""
+        for name, sql in allowed.items()
+    )
+    each = {name: f"coalesce(w_{name}.weight, o.other_{name})" for name in allowed}
+    besides = " + ".join(sql for name, sql in each.items() if name != "client")
+    client = f"greatest({each['client']}, 0)" if prompts else each["client"]  # without: one view
+    rest = ", ".join(
+        f"max(CASE WHEN trait = '{name}' THEN weight END) AS other_{name}" for name in allowed
+    )
+    return f"""SELECT m.campaign, e.call FROM events e JOIN members m ON m.aid = e.aid
+        JOIN (SELECT campaign, {rest} FROM learnt WHERE value IS NULL GROUP BY campaign) o
+            ON o.campaign = m.campaign {joins}
+        WHERE {besides} + {client} >= {MILLI * LEVELS[SUSPECT]}"""
 
 
 def counts(weighed: str) -> str:

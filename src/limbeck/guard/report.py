@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 
 from limbeck.guard import drawing
 from limbeck.guard.facts import Campaign, Facts
+from limbeck.guard.findings import COUNTED
 from limbeck.guard.page import el, quoted, written
 
 PICTURED = 30
@@ -139,6 +140,7 @@ def _campaign(one: Mapping[str, Any], facts: Campaign, log: Facts) -> Element:
     tiles = {
         "Accounts": f"{one['accounts']:,}",
         "Answers taken": f"{one['calls']:,}",
+        "Of these by likeness alone": f"{one['calls_alike']:,}",
         "Share of their calls": f"{one['calls'] / max(1, one['calls_with_cover']):.0%}",
         "Tokens read": f"{one['tokens_in']:,}",
         "Tokens written": f"{one['tokens_out']:,}",
@@ -221,19 +223,22 @@ def _evidence(one: Mapping[str, Any]) -> list[Element]:
             for name, value in seen["marks"].items()
             if value
         ]
-        left = without.get(layer, {"share": 0.0, "links": False})
+        left = without[layer]
         rows.append(
             [
                 el("span", LAYERS.get(str(layer), str(layer)), el("small", seen["shares"])),
                 f"{seen['members']:,}",
+                f"{seen['firm']:,}",
                 f"{seen['p_value']:.1g}",
                 f"{seen['cv2_of_members']:.2g}",
                 "; ".join(marks),
-                f"{'yes' if left['links'] else 'no'}, {left['share']:.0%} of members",
+                f"yes, {left['share']:.0%} of members" if left["links"] else "no",
             ]
         )
-    heads = ("Layer", "Members", "p-value", "CV² of members", "Marks", "Still linked without it")
-    return [el("h3", "Evidence, layer by layer"), _table(heads, rows, left=(4, 5))]
+    heads = (
+        "Layer", "Members", "Firm", "p-value", "CV² of members", "Marks", "Still named without it"
+    )  # fmt: skip
+    return [el("h3", "Evidence, layer by layer"), _table(heads, rows, left=(5, 6))]
 
 
 def _honest(one: Mapping[str, Any]) -> list[Element]:
@@ -282,6 +287,7 @@ def _aside(told: list[Mapping[str, Any]]) -> Element:
 
 def _glossary() -> Element:
     words = {
+        "Answers taken": COUNTED,
         "Look-alike": "An account that shares something with members and was not named.",
         "Layer": "A way in which calls can be alike.",
         "p-value": "How often an honest group of this log would look as a campaign does. Named "
@@ -289,8 +295,11 @@ def _glossary() -> Element:
         "CV² of members": "How unevenly members divide the work: a dispatcher's share is near 0, "
         "people's use of one thing is above 1.",
         "Score": "100 × (1 − p-value × groups tested), at most 95.",
-        "Still linked without it": "Whether half of the members would be flagged had this layer "
-        "not been there.",
+        "Firm": "Members who belong to one of the layer's groups with a probability of 80 % or "
+        "more, by their number of calls within it; others are members by what calls look like.",
+        "Still named without it": "Whether a group of another layer passed the same test, and how "
+        "many of the members are firm in such groups, or flagged by them alone. Lengths are told "
+        "apart by set-up, which so speaks in two layers.",
     }
     items = (el("div", el("dt", name), el("dd", text)) for name, text in words.items())
     return _section("How to read this", el("dl", items, class_="glossary"))

@@ -1,10 +1,12 @@
 """SQL of what campaigns took and what their members share: all that reads a scan's tables.
 
-Read are `events`, `templated`, `templates`, `families`, `stacks`, `volumes` and `account_ids` as
-`scan.py` keeps them, `sketched` and `accounts` as the state folder has them, `texts` (the masked
-texts of `templates.parquet`), and, kept by `facts.py`, `members` (aid, campaign) and
-`chosen_families` (layer, family, campaign). A call is a campaign's when a member made it within one
-of its families. Every query runs once for all campaigns, so that a hundred cost what one does.
+Read are `events`, `templated`, `templates`, `families`, `stacks`, `volumes`, `account_ids`, the
+`hits_…` of each layer and `firm` (layer, family, aid) as the scan keeps them, `sketched` and
+`accounts` as the state folder has them, `texts` (the masked texts of `templates.parquet`), and,
+kept by `facts.py`, `members` (aid, campaign), `chosen_families` (layer, family, campaign) and
+`suspects` (campaign, call). A call is a campaign's when a member made it, and it lies within one of
+its families or looks as much like its calls as one must for an account to be suspected. Every query
+runs once for all campaigns, so that a hundred cost what one does.
 """
 
 from __future__ import annotations
@@ -50,16 +52,19 @@ def _picked(layer: str) -> str:
 
 
 def taken() -> str:
-    """Those calls, with what is told of them."""
+    """Those calls and the members' other suspects (`alike` 1), with what is told of them."""
     return """SELECT e.call, e.aid, m.campaign, e.hour, e.stack, e.skeleton, e.tokens_in,
-            e.tokens_out FROM events e JOIN members m ON m.aid = e.aid
-        WHERE e.call IN (SELECT call FROM picked)"""
+            e.tokens_out, CASE WHEN p.call IS NULL THEN 1 ELSE 0 END AS alike
+        FROM events e JOIN members m ON m.aid = e.aid
+        LEFT JOIN picked p ON p.call = e.call LEFT JOIN suspects s ON s.call = e.call
+        WHERE p.call IS NOT NULL OR s.call IS NOT NULL"""
 
 
 def totals() -> str:
     """A row a campaign: what it took, and from when to when."""
     return f"""SELECT campaign, {SUMS}, cast(sum(tokens_in) AS bigint) AS tokens_in,
-            min(hour) AS first, max(hour) AS last FROM taken GROUP BY campaign"""
+            cast(sum(alike) AS bigint) AS alike, min(hour) AS first, max(hour) AS last
+        FROM taken GROUP BY campaign"""
 
 
 def covers() -> str:
@@ -71,6 +76,25 @@ def covers() -> str:
 def hours() -> str:
     """A campaign's calls, hour by hour."""
     return f"SELECT campaign, hour, {SUMS} FROM taken GROUP BY campaign, hour ORDER BY hour"
+
+
+def within(layers: Iterable[str]) -> str:
+    """How many members made a call within their campaign's families, by layer."""
+    every = " UNION ALL ".join(
+        f"SELECT '{layer}' AS layer, family, aid FROM hits_{layer}" for layer in sorted(set(layers))
+    )
+    return f"""SELECT m.campaign, f.layer, count(DISTINCT m.aid) AS members FROM ({every}) h
+        JOIN members m ON m.aid = h.aid {_THEIRS.format("h")} GROUP BY m.campaign, f.layer"""
+
+
+def firm() -> str:
+    """The members who belong to a family of their campaign beyond doubt, by layer."""
+    return f"""SELECT DISTINCT m.campaign, f.layer, m.aid FROM firm h
+        JOIN members m ON m.aid = h.aid {_THEIRS.format("h")}"""
+
+
+_THEIRS = """JOIN chosen_families f
+            ON f.campaign = m.campaign AND f.layer = {0}.layer AND f.family = {0}.family"""
 
 
 def days(engine: Engine) -> str:

@@ -54,13 +54,14 @@ def population(plan: Plan) -> list[Crowd]:
         rng = stream(plan.seed, "honest", kind.NAME)
         crowds.append(Crowd(kind.NAME, None, kind.accounts(rng, int(high - low), plan.days)))
     for attack in plan.attacks:
-        victims = _victims(crowds, attack.frames) if attack.frames else None
-        cover, work = enlist(attack, plan.seed, plan.days, victims)
+        framed = victims(crowds, attack.frames) if attack.frames else None
+        cover, work = enlist(attack, plan.seed, plan.days, framed)
         crowds.append(Crowd("hostile", attack.name, cover, work))
     return crowds
 
 
-def _victims(crowds: list[Crowd], number: int) -> Habits:
+def victims(crowds: list[Crowd], number: int) -> Habits:
+    """The honest accounts that a framing attack copies."""
     for crowd in crowds:
         if crowd.kind == FRAMED and len(crowd.habits) >= number:
             busiest = np.argsort(crowd.habits.rate)[::-1]

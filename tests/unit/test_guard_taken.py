@@ -1,0 +1,132 @@
+"""What a scan says that a campaign took, beside calls of which the truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from limbeck.guard import facts, findings, profile, scan, score
+from limbeck.guard.arrow import pa
+from limbeck.guard.engine import Engine
+from limbeck.guard.logs import ingest
+from limbeck.guard.readers.source import Source
+from limbeck.guard.simulate import Attack, Plan, simulate
+
+HALF = Attack("half", accounts=200, per_day=14, cover=0.75, stack=0.5, wordings=5, strength=0.2)
+"""Half of its accounts work through the set-up of their cover, so no family holds their work."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An engine after a scan, with the truth as `truth_calls`; and what campaigns.json says.
+
+    `firm` has the accounts (bool) that belong to each named family beyond doubt.
+    """
+
+    engine: Engine
+    found: scan.Scan
+    firm: dict[tuple[str, int], np.ndarray]
+    told: dict[str, Any]
+    hostile: set[str]
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("taken")
+    sim, state = folder / "sim", folder / "state"
+    simulate(Plan(accounts=1500, seed=4, attacks=(HALF,), truth_calls=True), sim)
+    accounts = sim / "accounts.parquet"
+    ingest(Source(str(sim / "calls")), state, accounts=Source(str(accounts)), threads=1)
+    truth = pq.read_table(sim / "truth.parquet").to_pylist()
+    with Engine.open(folder / "work", threads=1) as engine:
+        for name, path in {
+            "sketched": state / "sketched",
+            "accounts": state / "accounts.parquet",
+            "texts": state / "templates.parquet",
+            "truth_calls": sim / "truth_calls.parquet",
+        }.items():
+            engine.read(name, [path])
+        with pytest.MonkeyPatch.context() as patch:
+            learnt, belonging = (
+                _noted(patch, profile, "weights"),
+                _noted(patch, score, "membership"),
+            )
+            found = scan.find(engine)
+        named = [(f.layer, int(key)) for f in found.layers for key in f.family[f.named]]
+        firm = {k: b.firm >= scan.FIRM for k, b in zip(named, belonging, strict=True)}
+        of = [(*key, aid) for key, one in firm.items() for aid in np.flatnonzero(one).tolist()]
+        columns = dict(zip(facts.FIRM.names, zip(*of, strict=True), strict=True))
+        scan.keep(engine, "learnt", profile.learnt(dict(enumerate(learnt))))
+        scan.keep(engine, "firm", pa.table(columns, schema=facts.FIRM))
+        told, _, _ = findings.write(engine, found, folder, findings.Price(), {})
+        hostile = {row["account"] for row in truth if row["campaign"]}
+        yield Scene(engine, found, firm, told, hostile)
+
+
+def _noted(patch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list[Any]:
+    """All that a function will give, in order."""
+    noted: list[Any] = []
+    function = getattr(module, name)
+
+    def called(*given: Any, **options: Any) -> Any:
+        noted.append(function(*given, **options))
+        return noted[-1]
+
+    patch.setattr(module, name, called)
+    return noted
+
+
+def _calls(scene: Scene) -> dict[str, np.ndarray]:
+    """Of each call of a member: whether it is hostile, is counted, and lies in no family."""
+    rows = scene.engine.fetch("""SELECT t.hostile, coalesce(k.alike, -1) AS alike
+        FROM events e JOIN members m ON m.aid = e.aid JOIN sketched c ON c.call = e.call
+        JOIN truth_calls t ON t.call_id = c.call_id LEFT JOIN taken k ON k.call = e.call""")
+    hostile, alike = (rows[name].to_numpy(zero_copy_only=False) for name in ("hostile", "alike"))
+    return {"hostile": hostile.astype(bool), "taken": alike >= 0, "alike": alike == 1}
+
+
+def test_most_of_what_members_took_is_counted_and_little_of_their_cover(scene: Scene) -> None:
+    calls = _calls(scene)
+    hostile, taken = calls["hostile"], calls["taken"]
+    within = taken & ~calls["alike"]
+    assert hostile.sum() > 1000
+    assert taken[hostile].mean() > within[hostile].mean() + 0.1
+    assert taken[hostile].mean() > 0.75
+    assert hostile[taken].mean() > 0.85
+
+
+def test_the_figures_are_those_of_these_calls(scene: Scene) -> None:
+    calls = _calls(scene)
+    campaigns = scene.told["campaigns"]
+    assert sum(one["calls"] for one in campaigns) == calls["taken"].sum()
+    assert sum(one["calls_alike"] for one in campaigns) == calls["alike"].sum()
+    assert sum(one["calls_with_cover"] for one in campaigns) == len(calls["taken"])
+    for one in campaigns:
+        assert len(scene.hostile & set(one["members"])) > 0.95 * one["accounts"]
+        assert sum(day["calls"] for day in one["timeline"]) == one["calls"]
+        assert sum(one["capabilities"]["calls"].values()) == one["calls"]
+
+
+def test_a_layer_less_leaves_the_members_that_others_hold(scene: Scene) -> None:
+    found = scene.found
+    for one, number in zip(scene.told["campaigns"], np.unique(found.campaign)[1:], strict=True):
+        mine = found.campaign == number
+        families = [key for key, campaign in found.keys.items() if campaign == number]
+        layers = {layer for layer, _ in families}
+        assert one["linked_without"].keys() == one["evidence"].keys() == layers
+        for layer in layers:
+            seen, without = one["evidence"][layer], one["linked_without"][layer]
+            firm = np.any([scene.firm[key] for key in families if key[0] == layer], axis=0)
+            assert 0 < seen["firm"] == (firm & mine).sum() <= seen["members"] <= mine.sum()
+            others = [key for key in families if key[0] != layer]
+            left = [scene.firm[key] for key in others]
+            left += [found.evidence[of] <= scan.FLAG for of, _ in others]
+            assert without["links"] == bool(others)
+            assert without["share"] == round(np.any(left, axis=0)[mine].mean(), 4) if left else 0
+    assert any(len(one["evidence"]) > 1 for one in scene.told["campaigns"])
