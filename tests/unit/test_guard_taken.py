@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from limbeck.guard import facts, findings, profile, scan, score
-from limbeck.guard.arrow import pa
+from limbeck.guard import findings, scan
 from limbeck.guard.engine import Engine
 from limbeck.guard.logs import ingest
 from limbeck.guard.readers.source import Source
@@ -52,34 +50,16 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             "truth_calls": sim / "truth_calls.parquet",
         }.items():
             engine.read(name, [path])
-        with pytest.MonkeyPatch.context() as patch:
-            learnt, belonging = (
-                _noted(patch, profile, "weights"),
-                _noted(patch, score, "membership"),
+        found = scan.find(engine)
+        firm: dict[tuple[str, int], np.ndarray] = {}
+        for row in engine.fetch("SELECT * FROM firm").to_pylist():
+            one = firm.setdefault(
+                (row["layer"], row["family"]), np.zeros_like(found.members.campaign, bool)
             )
-            found = scan.find(engine)
-        named = [(f.layer, int(key)) for f in found.layers for key in f.family[f.named]]
-        firm = {k: b.firm >= scan.FIRM for k, b in zip(named, belonging, strict=True)}
-        of = [(*key, aid) for key, one in firm.items() for aid in np.flatnonzero(one).tolist()]
-        columns = dict(zip(facts.FIRM.names, zip(*of, strict=True), strict=True))
-        scan.keep(engine, "learnt", profile.learnt(dict(enumerate(learnt))))
-        scan.keep(engine, "firm", pa.table(columns, schema=facts.FIRM))
+            one[row["aid"]] = True
         told, _, _ = findings.write(engine, found, folder, findings.Price(), {})
         hostile = {row["account"] for row in truth if row["campaign"]}
         yield Scene(engine, found, firm, told, hostile)
-
-
-def _noted(patch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list[Any]:
-    """All that a function will give, in order."""
-    noted: list[Any] = []
-    function = getattr(module, name)
-
-    def called(*given: Any, **options: Any) -> Any:
-        noted.append(function(*given, **options))
-        return noted[-1]
-
-    patch.setattr(module, name, called)
-    return noted
 
 
 def _calls(scene: Scene) -> dict[str, np.ndarray]:
@@ -117,7 +97,7 @@ def test_a_layer_less_leaves_the_members_that_others_hold(scene: Scene) -> None:
     found = scene.found
     for one, number in zip(scene.told["campaigns"], np.unique(found.campaign)[1:], strict=True):
         mine = found.campaign == number
-        families = [key for key, campaign in found.keys.items() if campaign == number]
+        families = [key for key, campaign in found.members.families.items() if campaign == number]
         layers = {layer for layer, _ in families}
         assert one["linked_without"].keys() == one["evidence"].keys() == layers
         for layer in layers:

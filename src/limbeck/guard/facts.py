@@ -10,8 +10,9 @@ import numpy as np
 from limbeck.guard import profile, taken
 from limbeck.guard.arrow import Array, Table, pa, pc
 from limbeck.guard.engine import Engine
+from limbeck.guard.families import Ints
 from limbeck.guard.features import Layer
-from limbeck.guard.scan import Ints, Scan, keep
+from limbeck.guard.scan import Scan
 from limbeck.guard.taken import Kind
 
 Row: TypeAlias = dict[str, Any]
@@ -85,47 +86,37 @@ def gather(engine: Engine, scan: Scan) -> Facts:
     names = engine.fetch("SELECT account FROM account_ids ORDER BY aid")["account"]
     traffic = engine.fetch(taken.traffic()).to_pylist()
     calls = sum(row["calls"] for row in traffic)
-    numbers = np.unique(scan.campaign[scan.campaign >= 0]).tolist()
+    numbers = np.unique(scan.members.campaign[scan.members.campaign >= 0]).tolist()
     if not numbers:
         return Facts(names, calls, traffic, [])
     _prepare(engine, scan)
-    read = _Read(engine, {layer for layer, _ in scan.keys})
+    read = _Read(engine, {layer for keys in scan.members.families.values() for layer, _ in keys})
     return Facts(names, calls, traffic, [_campaign(n, scan, names, read) for n in numbers])
 
 
 def _prepare(engine: Engine, scan: Scan) -> None:
-    aid = np.flatnonzero(scan.campaign >= 0)
-    of = scan.campaign[aid].astype(np.int32)
-    keep(engine, "members", pa.table({"aid": aid.astype(np.int32), "campaign": of}))
-    layers, families = zip(*scan.keys, strict=True)
-    chosen = {
-        "layer": pa.array(layers, pa.string()),
-        "family": pa.array(families, pa.int64()),
-        "campaign": pa.array(scan.keys.values(), pa.int32()),
-    }
-    keep(engine, "chosen_families", pa.table(chosen))
+    aid = np.flatnonzero(scan.members.campaign >= 0)
+    of = scan.members.campaign[aid].astype(np.int32)
+    engine.keep("members", pa.table({"aid": aid.astype(np.int32), "campaign": of}))
+    chosen = [(*key, n) for n, families in scan.members.families.items() for key in families]
+    layers, families, campaigns = zip(*chosen, strict=True)
+    columns = {"layer": pa.array(layers), "family": pa.array(families, pa.int64())}
+    columns["campaign"] = pa.array(campaigns, pa.int32())
+    engine.keep("chosen_families", pa.table(columns))
     templated = any(one.layer == "template" for one in scan.layers)
     engine.table("picked", taken.picked(layers))
-    if (engine.work / "learnt.parquet").exists():
-        engine.table("suspects", profile.suspects(prompts=templated))
-    else:
-        keep(engine, "suspects", SUSPECTS.empty_table())
-    if not (engine.work / "firm.parquet").exists():
-        keep(engine, "firm", FIRM.empty_table())
+    engine.table("suspects", profile.suspects(prompts=templated))
     engine.table("taken", taken.taken())
     engine.table("places", taken.places())
     engine.table("shared_by", taken.shared(engine, templated))
     engine.table("links", taken.links(engine, templated))
     engine.table("shown", taken.shown())
     if not templated:
-        keep(engine, "templates", pa.table({n: pa.array([], pa.int64()) for n in TEMPLATES}))
+        engine.keep("templates", pa.table({n: pa.array([], pa.int64()) for n in TEMPLATES}))
 
 
 TEMPLATES = ("kind", "raw", "users", "template")
 """Columns of `templates`, for a log without prompts."""
-SUSPECTS = pa.schema({"campaign": pa.int64(), "call": pa.int64()})
-FIRM = pa.schema({"layer": pa.string(), "family": pa.int64(), "aid": pa.int64()})
-"""Columns of the tables `suspects` and `firm`, where there are none."""
 
 
 class _Read:
@@ -179,7 +170,7 @@ def _set_up(row: Row) -> str:
 
 
 def _campaign(number: int, scan: Scan, names: Array, read: _Read) -> Campaign:
-    aids = np.flatnonzero(scan.campaign == number)
+    aids = np.flatnonzero(scan.members.campaign == number)
     drawn = read.of("drawn", number)
     firm = read.of("firm", number)
     spelt = {row["aid"]: names[row["aid"]].as_py() for row in drawn}

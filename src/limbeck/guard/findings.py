@@ -17,7 +17,9 @@ from limbeck.files import whole_file, write_text
 from limbeck.guard.arrow import pa, pq
 from limbeck.guard.engine import Engine
 from limbeck.guard.facts import Campaign, Facts, gather
-from limbeck.guard.scan import FLAG, Families, Floats, Scan
+from limbeck.guard.families import Families, Floats
+from limbeck.guard.members import FLAG
+from limbeck.guard.scan import Scan
 from limbeck.guard.schema import CAPABILITIES
 from limbeck.guard.taken import ELICITATION
 
@@ -64,12 +66,12 @@ def write(
     told = [_campaign(scan, one, facts, price) for one in facts.campaigns]
     told.sort(key=lambda one: (-one["accounts"], one["number"]))
     told, ids, aside = _settled(told)
-    named = np.array([ids.get(c, "") for c in scan.campaign.tolist()], object)
+    named = np.array([ids.get(c, "") for c in scan.members.campaign.tolist()], object)
     flagged = named != ""
     table = pa.table(
         {
             "account": facts.names,
-            "p_value": scan.p_value,
+            "p_value": scan.members.p_value,
             "flagged": flagged,
             "campaign": pa.array([name or None for name in named.tolist()], pa.string()),
         }
@@ -199,7 +201,7 @@ def _tested(families: Families) -> dict[str, int]:
 
 
 def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str, Any]:
-    families = [key for key, campaign in scan.keys.items() if campaign == facts.number]
+    families = scan.members.families[facts.number]
     read, written = facts.totals["tokens_in"], facts.totals["tokens_out"]
     value = (read * price.tokens_in + written * price.tokens_out) / 1e6
     evidence = _evidence(scan, facts, families)
@@ -220,7 +222,9 @@ def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str
         "linked_without": _without(scan, facts),
         "confidence": {
             "score": _score(scan, evidence),
-            "account_false_positives_expected": round(float(scan.p_value[facts.aids].sum()), 4),
+            "account_false_positives_expected": round(
+                float(scan.members.p_value[facts.aids].sum()), 4
+            ),
             "largest_family_p_value": max(_p(scan, *key) for key in families),
         },
         "honest_explanations": _honest(facts, scan, families),
@@ -309,7 +313,9 @@ def _evidence(
             },
             "members": facts.within.get(one.layer, 0),
             "firm": len(facts.firm.get(one.layer, ())),
-            "flagged_by_it_alone": int((scan.evidence[one.layer] <= FLAG)[facts.aids].sum()),
+            "flagged_by_it_alone": int(
+                (scan.members.evidence[one.layer] <= FLAG)[facts.aids].sum()
+            ),
         }
     return told
 
@@ -318,13 +324,13 @@ def _without(scan: Scan, facts: Campaign) -> dict[str, dict[str, Any]]:
     """Whether a campaign would still be named were a layer not there, and which of its members.
 
     It would if a family of another layer passed the test and has its firm members, as all have
-    that are `scan.keys`; told beside it is the share of the members who are firm in such a family,
-    or flagged by such families alone.
+    that are in `Members.families`; told beside it is the share of the members who are firm in such
+    a family, or flagged by such families alone.
     """
-    mine = {layer for (layer, _), number in scan.keys.items() if number == facts.number}
+    mine = {layer for layer, _ in scan.members.families[facts.number]}
     held = {
         layer: np.isin(facts.aids, facts.firm.get(layer, [])) | (alone[facts.aids] <= FLAG)
-        for layer, alone in scan.evidence.items()
+        for layer, alone in scan.members.evidence.items()
         if layer in mine
     }
     told: dict[str, dict[str, Any]] = {}

@@ -83,5 +83,3 @@ def find(engine: Engine, rate: float = 0.05, say: Callable[[str], None] = lambda
     tested = judged([test(engine, layer) for layer in layers], rate)
     say("score")
     return Scan(tested, assign(engine, tested, calls))
-
-

@@ -1,0 +1,157 @@
+"""Who belongs to a core of firm members: by what calls look like, and by how they are divided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from limbeck.guard import bags, even, marks, profile, score
+from limbeck.guard.arrow import Table, column, numbers, pa
+from limbeck.guard.engine import Engine
+from limbeck.guard.families import LEAST
+from limbeck.guard.groups import Bump, Flags, Floats, Ints, by_count, set_up
+
+MISFIT = 2
+"""By how much more honest accounts reached a p-value than it says, on simulated logs."""
+LITTLE = 4
+"""A member does a share of the work: no less than the firm members' by this factor."""
+MORE = 1.25
+"""Members are at most so many times those that a family's evenness tells."""
+PURE = (0.3, 0.3, 0.5, 0.5)
+"""Firm members stay so while they divide their calls alike with such a probability, turn by turn.
+"""
+COMMON = 20
+"""Ways of asking, or lengths, that are looked at one by one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Campaign:
+    """A core of firm members, the even groups that they were seen in, and every account's p-value.
+
+    `users` is the share of honest accounts that make such calls at all, `learnt` what `profile`
+    weighs calls by.
+    """
+
+    core: Flags
+    bumps: list[Bump]
+    p: Floats
+    users: float
+    learnt: tuple[Table, dict[str, int]]
+
+
+def follow(
+    engine: Engine, core: Flags, bumps: list[Bump], calls: Ints, known: Flags, *, prompts: bool
+) -> Campaign:
+    """Who belongs to a core: the least p-value of two or three statistics, at as many times the p.
+
+    What an account's calls look like; how many it made in the group that fewest honest accounts
+    use; without prompts, how it divides them within the campaign's set-ups.
+    """
+    core, divided = _pure(engine, core, bumps, calls, known, prompts=prompts)
+    most = max(bump.members for bump in bumps)
+    learnt = _learnt(engine, core, bumps, len(calls), prompts=prompts)
+    alike, users = _alike(engine, learnt, core, most, calls, known, prompts=prompts)
+    rarest = min(bumps, key=lambda bump: len(bump.of.aid) - bump.members)
+    counted = by_count(rarest, calls).p
+    views = [alike, counted] if prompts else [alike, counted, MISFIT * divided]
+    p = np.minimum(1, len(views) * np.min(views, axis=0))
+    return Campaign(core, bumps, p, users, learnt)
+
+
+def _pure(
+    engine: Engine, core: Flags, bumps: list[Bump], calls: Ints, known: Flags, *, prompts: bool
+) -> tuple[Flags, Floats]:
+    """Those of a core who divide their calls within its set-ups as most of it does; p of all.
+
+    By ways of asking, or by lengths where there are no prompts: the commonest of the core's, what
+    else goes through the set-ups, and all other calls.
+    """
+    p = np.ones(len(calls))
+    stacks = sorted({stack for bump in bumps if (stack := set_up(bump.of)) is not None})
+    if not stacks:
+        return core, p
+    rows = engine.fetch(marks.divided("method" if prompts else "shape", stacks))
+    _, key = np.unique(column(rows, "key"), return_inverse=True)
+    aid, at = np.unique(column(rows, "aid"), return_inverse=True)
+    n = numbers(rows, "n")
+    common = np.argsort(-np.bincount(key, n * core[aid][at]))[:COMMON]
+    place = np.full(key.max(initial=0) + 1, COMMON)
+    place[common] = np.arange(len(common))
+    held = np.zeros((len(aid), COMMON + 2))
+    np.add.at(held, (at, place[key]), n)
+    held[:, -1] = calls[aid] - held.sum(1)
+    for least in PURE:
+        found = bags.belonging(held, core[aid], len(calls), known=known[aid])
+        fits = np.zeros(len(calls), bool)
+        fits[aid] = found.member >= least
+        if (core & fits).sum() < LEAST // 2:
+            break
+        core = core & fits
+        p[aid] = found.p
+    return core, p
+
+
+def _learnt(
+    engine: Engine, core: Flags, bumps: list[Bump], accounts: int, *, prompts: bool
+) -> tuple[Table, dict[str, int]]:
+    """What calls weigh, learnt from those that firm members (`core`) made within the groups."""
+    engine.keep("core", pa.table({"aid": np.flatnonzero(core)}))
+    engine.table("work", profile.work([(bump.of.layer, bump.of.key) for bump in bumps]))
+    made = engine.fetch("SELECT count(*) AS n FROM work")["n"][0].as_py()
+    return profile.weights(engine.fetch(profile.seen(prompts=prompts)), made, accounts)
+
+
+def _alike(
+    engine: Engine,
+    learnt: tuple[Table, dict[str, int]],
+    core: Flags,
+    most: float,
+    calls: Ints,
+    known: Flags,
+    *,
+    prompts: bool,
+) -> tuple[Floats, float]:
+    """Each account's p-value by what its calls look like, and the share of honest users.
+
+    Of firm members (`core`) `most` divide a group evenly; `known` belong to other campaigns. Judged
+    twice where there are prompts, the second time without the set-up, as some of a campaign's
+    accounts keep that of their cover; at twice the p. The laws never fit wholly, which costs
+    another factor.
+    """
+    weights, others = learnt
+    engine.keep("weights", weights)
+    counted = engine.fetch(profile.counts(profile.weighed(others, prompts=prompts)))
+    aid = column(counted, "aid")
+    firm = core[aid]
+    p, users = np.ones((2, len(calls))), np.zeros(2)
+    if firm.sum() < LEAST // 2:
+        return p[0], 0.0
+    for place, view in enumerate(profile.VIEWS if prompts else profile.VIEWS[:1]):
+        reach = np.stack([numbers(counted, f"{view}_{i}") for i in range(len(profile.LEVELS))])
+        suspect = reach[profile.SUSPECT]
+        usual = suspect[firm].mean()
+        near = suspect <= score.BEYOND * usual + 10
+        members = MORE * max(float(firm.sum()), most)
+        if view == "besides":
+            members = float(firm.sum()) + _others(reach[:, near & ~firm & ~known[aid]])
+        if members <= firm.sum():
+            continue
+        held = np.vstack([calls[aid].astype(np.float64), reach])
+        held[:-1] -= held[1:]
+        found = bags.belonging(held.T, firm, len(calls), members / len(aid), known[aid])
+        p[place, aid] = np.where(near & (suspect >= usual / LITTLE), found.p, 1.0)
+        users[place] = float((1 - found.member).sum()) / len(calls)
+    return np.minimum(1, MISFIT * len(p) * p.min(axis=0)), float(users.max())
+
+
+def _others(reach: Floats) -> float:
+    """How many accounts besides the firm members divide such calls evenly, at any level; or 0."""
+    told: list[even.Evenness] = []
+    for one in reach[profile.SUSPECT :]:
+        x, n = np.unique(one[one > 0].astype(np.int64), return_counts=True)
+        if n.sum() >= LEAST:
+            told.append(even.evenness(x, n.astype(np.float64)))
+    most = max(told, key=lambda one: one.z, default=None)
+    z = np.array([most.z if most else 0.0])
+    return most.members if most and score.above(z, score.PRIOR_Z)[0] >= score.EVEN else 0.0

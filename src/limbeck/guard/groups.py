@@ -1,0 +1,120 @@
+"""The users of what was named, in whole and in cells, and who divides it evenly among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.guard import even, marks, score
+from limbeck.guard.arrow import Table, column, numbers
+from limbeck.guard.engine import Engine
+from limbeck.guard.families import LEAST, Families
+from limbeck.guard.features import FAMILIES, LENGTHS, WAYS, Layer
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+CELLS: dict[int, tuple[str, Layer]] = {1: ("recipe", "template"), 2: ("method", "client")}
+"""Kinds of cells, and the layer whose null of evenness is theirs."""
+UNEVEN = 0.1
+"""CV² of members' calls within a family: their days differ."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The users of one thing: accounts, their calls, and the days between their first and last."""
+
+    layer: str
+    key: int
+    aid: Ints
+    n: Ints
+    days: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bump:
+    """The even group among a group's users: who is in it, how many, and how clearly."""
+
+    of: Group
+    belongs: Floats  # (users,)
+    members: float
+    mean: float
+    z: float
+
+    @property
+    def clear(self) -> float:
+        """Accounts that are in it rather than not, beyond those as likely to be honest."""
+        return float(np.clip(2 * self.belongs - 1, 0, None).sum())
+
+    def spread(self, accounts: int) -> Floats:
+        """The probability of each account of the log."""
+        whole = np.zeros(accounts)
+        whole[self.of.aid] = self.belongs
+        return whole
+
+
+def users(engine: Engine, families: Families, at: int) -> Group:
+    """The accounts of a named family, of those that live by it or those that do not."""
+    layer, family = families.layer, int(families.family[at])
+    rows = engine.fetch(
+        f"""SELECT aid, n, days FROM hits_{layer}
+            WHERE family = $family AND lives = $lives ORDER BY aid""",
+        family=family,
+        lives=int(families.lives[at]),
+    )
+    return Group(layer, family, *_counts(rows))
+
+
+def _counts(rows: Table) -> tuple[Ints, Ints, Floats]:
+    return column(rows, "aid"), column(rows, "n"), numbers(rows, "days")
+
+
+def cells(engine: Engine, families: list[tuple[Layer, int]]) -> list[Group]:
+    """The users of each cell of the named set-ups and templates."""
+    stacks = {
+        key // LENGTHS if layer == "shape" else key
+        for layer, key in families
+        if layer != "template"
+    }
+    templates = {key for layer, key in families if layer == "template"}
+    engine.table("cells", marks.cells(sorted(stacks), sorted(templates)))
+    rows = engine.fetch(marks.large_cells(), least=LEAST)
+    kind, key = column(rows, "kind"), column(rows, "key")
+    cuts = np.flatnonzero((np.diff(kind) != 0) | (np.diff(key) != 0)) + 1
+    parts = [np.split(one, cuts) for one in (kind, key, *_counts(rows))]
+    return [
+        Group(CELLS[int(kind[0])][0], int(key[0]), aid, n, days)
+        for kind, key, aid, n, days in zip(*parts, strict=True)
+        if len(kind)
+    ]
+
+
+def even_within(group: Group, taken: Flags) -> Bump | None:
+    """The even group among those users who are in no campaign yet."""
+    free = ~taken[group.aid]
+    if free.sum() < LEAST:
+        return None
+    pairs, back, users = np.unique(
+        np.stack([group.n[free], group.days[free].astype(np.int64)]),
+        axis=1, return_inverse=True, return_counts=True,
+    )  # fmt: skip
+    told = even.either(pairs[0], pairs[1].astype(float), users.astype(float))
+    left = Group(group.layer, group.key, group.aid[free], group.n[free], group.days[free])
+    return Bump(left, told.belongs[back.reshape(-1)], told.members, told.mean, told.z)
+
+
+def by_count(bump: Bump, calls: Ints) -> score.Membership:
+    """Whom an account's number of calls tells to be of an even group."""
+    hits = np.zeros(len(calls), np.int64)
+    hits[bump.of.aid] = bump.of.n
+    begin = (bump.members, bump.mean, UNEVEN)
+    return score.membership(hits, calls, begin, bump.spread(len(calls)))
+
+
+def set_up(group: Group) -> int | None:
+    """The set-up that a group's calls go through."""
+    parts = {"client": 1, "shape": LENGTHS, "method": WAYS, "recipe": FAMILIES}
+    return group.key // parts[group.layer] if group.layer in parts else None
