@@ -147,7 +147,7 @@ def split(eights: U64, text: U8, at: int, stop: int, words: Records) -> tuple[in
 
 
 @_compiled
-def _end(text: U8, start: int, kind: np.uint8) -> int:
+def _end(text: U8, start: int, kind: Any) -> int:
     """One past the last byte of the word that begins there."""
     if kind & SIGN:
         return start + 1
