@@ -16,7 +16,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.guard import passes, table, words
+from limbeck.guard import passes, schema, table, words
 from limbeck.guard.passes import BANDS, CODE, HEAD, MATHS, PER_BAND, SKELETON_WORDS, Columns
 from limbeck.guard.table import FOLLOWS, FRAME, KNOWN, MORE, SCORES, SLOT_BITS, STRONG, WEIGHS
 from limbeck.guard.words import (
@@ -26,7 +26,6 @@ from limbeck.guard.words import (
     HARD,
     I64,
     KIND,
-    LONGEST,
     MASKS,
     NUMBER,
     ODD,
@@ -45,7 +44,9 @@ Records: TypeAlias = Any
 
 ONE, HALF = np.uint64(1), np.uint64(32)
 ALL = np.uint64(2**64 - 1)
-SOURCES = crc32("".join(inspect.getsource(room) for room in (passes, table, words)).encode())
+SOURCES = crc32(
+    "".join(inspect.getsource(room) for room in (passes, schema, table, words)).encode()
+)
 """Numba's cache knows when this file changes, but not when those do whose constants it compiles."""
 WORD_RECORD = np.dtype(
     [
@@ -79,7 +80,11 @@ def fill(data: U8, bounds: I64, columns: Columns) -> None:
     eights = np.zeros(len(text) // 8 + 2, "<u8")
     padded = eights.view(np.uint8)
     padded[: len(text)] = text
-    _fill(eights, padded, bounds - bounds[0], columns, _lexicon(), passes.permutations())
+    room = np.empty(
+        np.diff(bounds).max(initial=0), WORD_RECORD
+    )  # no text has more words than bytes
+    at = bounds - bounds[0]
+    _fill(eights, padded, at, columns, room, _lexicon(), passes.permutations())
 
 
 @lru_cache(maxsize=1)
@@ -123,13 +128,13 @@ def _lower(eights: U64) -> None:
 def split(eights: U64, text: U8, at: int, stop: int, words: Records) -> tuple[int, int]:
     """Read the words of a text: how many there are, and how many of `{};=`."""
     count = braces = 0
-    breaks, slots = True, False
+    breaks, slot = True, False
     while at < stop:
         kind = KIND[text[at]]
         braces += kind & BRACE != 0
         if kind & (HARD | SOFT) and _parts(text, at):
             breaks = True
-            slots |= kind & HARD != 0
+            slot |= kind & HARD != 0
         if not kind & (WORD | SIGN):
             at += 1
             continue
@@ -139,8 +144,8 @@ def split(eights: U64, text: U8, at: int, stop: int, words: Records) -> tuple[in
         word.number = kind & DIGIT != 0
         word.plain = NUMBER if word.number else word.hash
         word.length = end - at
-        word.breaks, word.slot = breaks, slots
-        breaks = slots = False
+        word.breaks, word.slot = breaks, slot
+        breaks = slot = False
         count += 1
         at = end
     return count, braces
@@ -335,13 +340,13 @@ def _fill(
     text: U8,
     bounds: I64,
     columns: Columns,
+    words: Records,
     lexicon: Lexicon,
     permutations: NDArray[np.uint32],
     _sources: int = SOURCES,
 ) -> None:
-    """`text` and `eights` are the same bytes, padded."""
+    """`text` and `eights` are the same bytes, padded; `words` is room for those of one text."""
     _lower(eights)
-    words = np.empty(LONGEST + 1, WORD_RECORD)
     least = np.empty(BANDS * PER_BAND, np.uint32)
     points = np.empty(len(lexicon.entries[0].weights), np.int64)
     votes = points[len(SCORES) - 1 :]
