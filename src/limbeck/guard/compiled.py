@@ -80,9 +80,7 @@ def fill(data: U8, bounds: I64, columns: Columns) -> None:
     eights = np.zeros(len(text) // 8 + 2, "<u8")
     padded = eights.view(np.uint8)
     padded[: len(text)] = text
-    room = np.empty(
-        np.diff(bounds).max(initial=0), WORD_RECORD
-    )  # no text has more words than bytes
+    room = np.empty(np.diff(bounds).max(initial=0), WORD_RECORD)  # words are fewer than bytes
     at = bounds - bounds[0]
     _fill(eights, padded, at, columns, room, _lexicon(), passes.permutations())
 
