@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from limbeck.guard.arrow import Array, Schema, Table, pa, pc
 from limbeck.guard.readers.block import Block
 from limbeck.guard.schema import TIME
-from limbeck.guard.sketch import utf8
+from limbeck.guard.texts import utf8
 
 OLDEST: Final = 1_420_070_400_000_000
 """2015 in microseconds: no model was called before."""

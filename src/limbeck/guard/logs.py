@@ -25,8 +25,9 @@ from limbeck.guard.calls import REJECTS, Checked, Refusal, check, rejects
 from limbeck.guard.readers.block import Block
 from limbeck.guard.readers.source import Source, blocks
 from limbeck.guard.schema import ACCOUNTS, CALLS, REQUIRED, SKETCHED
-from limbeck.guard.sketch import buffers, sketch, utf8
+from limbeck.guard.sketch import sketch
 from limbeck.guard.templates import Templates
+from limbeck.guard.texts import buffers, utf8
 from limbeck.guard.words import I64, LONGEST, hash_each
 from limbeck.progress import say
 

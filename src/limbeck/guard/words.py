@@ -50,6 +50,8 @@ LOWER = bytes(range(256)).lower()
 ODD = np.array(
     [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F], np.uint64
 )
+NUMBER = np.uint64(0x9B97A1C3D5E7F911)
+"""What stands for the hash of any number, where numbers are masked."""
 MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
 
 
@@ -101,6 +103,12 @@ class Words:
     first: I64
     counts: I64
     braces: I64
+
+    def plain(self) -> U64:
+        """The hashes with all numbers made one, (W,)."""
+        plain = self.hashes.copy()
+        plain[np.flatnonzero(self.number)] = NUMBER
+        return plain
 
     def spread(self, values: NDArray[Scalar]) -> NDArray[Scalar]:
         """A value for each text with words, (N,), said again for each of its words, (W,)."""
