@@ -28,8 +28,9 @@ WHOLE = 200.0
 """Calls that a bag counts for at most; a larger one is shrunk."""
 ODD, ODDS = 0.3, 0.01
 """The law of bags that are like nobody's, and its least share among the honest."""
-SAFE = 0.9
-"""Firm members stay so to this extent while honest laws are fitted, or one would take them."""
+SAFE, LEFT = 0.9, 0.02
+"""Firm members stay so to this extent at least while honest laws are fitted, or one would take
+them; and are no more than such a part of what these are fitted to, however large the campaign."""
 LEAST_P = 1e-12
 
 
@@ -69,10 +70,12 @@ def belonging(
     blank = np.full(len(bags[0]), 1.0)
     member = _dirichlet(few, first, blank, 30)
     kinds = [blank] * KINDS
-    of = np.eye(KINDS)[_kinds(few)]
+    of = np.eye(KINDS)[_kinds(few, ~firm[fitted])]
     share = min(0.5, 1.3 * float(firm.sum()) / float(weight.sum()))
     crowd = _dirichlet(few, weight * (1 - first), blank, 30)
-    belongs = np.maximum(_odds(_law(few, member) - _law(few, crowd), share), SAFE * first)
+    honest = float((weight * (1 - first)).sum())
+    safe = max(SAFE, 1 - LEFT * honest / max(float((weight * first).sum()), 1.0)) * first
+    belongs = np.maximum(_odds(_law(few, member) - _law(few, crowd), share), safe)
     mixing = np.full(KINDS, 1 / KINDS)
     for _ in range(ROUNDS):
         left = of * (weight * (1 - belongs))[:, None]
@@ -83,7 +86,7 @@ def belonging(
         each = _honest(few, kinds, mixing)
         total = np.logaddexp.reduce(each, axis=1)
         of = np.exp(each - total[:, None])
-        belongs = np.maximum(_odds(_law(few, member) - total, share), SAFE * first)
+        belongs = np.maximum(_odds(_law(few, member) - total, share), safe)
         share = min(most, float((weight * belongs).sum() / weight.sum()))
     ratio = _law(bags, member) - np.logaddexp.reduce(_honest(bags, kinds, mixing), axis=1)
     belongs = _odds(ratio, share)
@@ -121,9 +124,10 @@ def _dirichlet(bags: Floats, weight: Floats, a: Floats, rounds: int) -> Floats:
     return a
 
 
-def _kinds(bags: Floats) -> NDArray[np.int64]:
-    """A first kind for each bag: that of the nearest of `KINDS` bags drawn from them."""
+def _kinds(bags: Floats, honest: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """A first kind for each bag: that of the nearest of `KINDS` honest ones drawn from them."""
     log = np.log((bags + 0.2) / (bags + 0.2).sum(1, keepdims=True))
-    drawn = np.random.default_rng(0).choice(len(bags), KINDS, replace=len(bags) < KINDS)
+    among = np.flatnonzero(honest) if honest.any() else np.arange(len(bags))
+    drawn = np.random.default_rng(0).choice(among, KINDS, replace=len(among) < KINDS)
     away = ((log[:, None] - log[drawn][None]) ** 2).sum(2)
     return away.argmin(1).astype(np.int64)

@@ -14,6 +14,8 @@ from limbeck.guard.groups import Bump, Flags, Floats, Ints, by_count, set_up
 
 MISFIT = 2
 """By how much more honest accounts reached a p-value than it says, on simulated logs."""
+AGREED = 0.02
+"""How an account divides its calls counts only if they also look like the campaign's so much."""
 LITTLE = 4
 """A member does a share of the work: no less than the firm members' by this factor."""
 MORE = 1.25
@@ -43,10 +45,10 @@ class Campaign:
 def follow(
     engine: Engine, core: Flags, bumps: list[Bump], calls: Ints, known: Flags, *, prompts: bool
 ) -> Campaign:
-    """Who belongs to a core: the least p-value of two or three statistics, at as many times the p.
+    """Who belongs to a core: the least p-value of three statistics, at three times the p.
 
     What an account's calls look like; how many it made in the group that fewest honest accounts
-    use; without prompts, how it divides them within the campaign's set-ups.
+    use; how it divides them within the campaign's set-ups.
     """
     core, divided = _pure(engine, core, bumps, calls, known, prompts=prompts)
     most = max(bump.members for bump in bumps)
@@ -54,8 +56,8 @@ def follow(
     alike, users = _alike(engine, learnt, core, most, calls, known, prompts=prompts)
     rarest = min(bumps, key=lambda bump: len(bump.of.aid) - bump.members)
     counted = by_count(rarest, calls).p
-    views = [alike, counted] if prompts else [alike, counted, MISFIT * divided]
-    p = np.minimum(1, len(views) * np.min(views, axis=0))
+    divided = np.where(alike <= AGREED, MISFIT * divided, 1.0)
+    p = np.minimum(1, 3 * np.min([alike, counted, divided], axis=0))
     return Campaign(core, bumps, p, users, learnt)
 
 

@@ -40,7 +40,7 @@ FIRM = 0.8
 from."""
 LIKELY = 0.5
 """Accounts that are in an even group rather than not; two groups with half of them are one's."""
-SEEN_IN = 5
+SEEN_IN = 20
 """Groups, the clearest, that a core is told by: of one account's counts more tell no more."""
 MOST = 40
 """Campaigns of one log."""
@@ -130,6 +130,7 @@ def _peeled(
     prompts: bool,
 ) -> list[Campaign]:
     """One campaign after another, until no group of what is left divides its calls evenly."""
+    worst = max(null.values())  # what is left of a campaign's families is no fair null
     taken = np.zeros(len(calls), bool)
     found: list[Campaign] = []
     fresh = dict(enumerate(groups))
@@ -137,7 +138,8 @@ def _peeled(
     while len(found) < MOST:
         for place, group in fresh.items():
             bump = even_within(group, taken)
-            if bump is not None and score.above(np.array(bump.z), null[group.layer]) >= score.EVEN:
+            of = worst if found else null[group.layer]
+            if bump is not None and score.above(np.array(bump.z), of) >= score.EVEN:
                 bumps[place] = bump
             else:
                 bumps.pop(place, None)
