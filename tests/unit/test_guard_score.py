@@ -37,7 +37,7 @@ def test_people_alone_show_no_even_group() -> None:
         for sigma in (0.8, 1.0, 1.3)
         for _ in range(20)
     ]
-    assert score.above(np.array(z)).max() < score.EVEN
+    assert score.above(np.array(z), score.null(np.array(z))).max() < score.EVEN
 
 
 def test_accounts_that_are_replaced_are_even_by_the_day() -> None:
@@ -94,6 +94,35 @@ def test_bags_of_members_are_told_from_honest_ones_of_every_kind() -> None:
     assert (found.p[-150:] <= 1e-4).mean() > 0.6
     assert (found.p[: len(honest)] <= 1e-4).sum() <= 5
     assert found.member.sum() == pytest.approx(300, rel=0.2)
+
+
+def test_a_campaign_larger_than_the_rest_of_its_set_up_teaches_no_honest_law() -> None:
+    rng = np.random.default_rng(7)
+    honest = np.concatenate([_bags(rng, 200, [20, 1, 0.2, 0.1]), _bags(rng, 200, [1, 4, 6, 8])])
+    members = _bags(rng, 3000, [24, 1, 2, 5])
+    firm = np.arange(3400) >= 400
+    found = bags.belonging(np.concatenate([honest, members]), firm, 50_000)
+    assert np.median(found.p[firm]) < 1e-5
+    assert np.median(found.p[~firm]) > 1e-3
+
+
+def test_bags_of_nobody_but_members_give_no_evidence_that_is_no_number() -> None:
+    rng = np.random.default_rng(8)
+    found = bags.belonging(_bags(rng, 60, [24, 1, 2, 5]), np.ones(60, bool), 1000)
+    assert np.isfinite(found.p).all()
+    assert np.isfinite(found.member).all()
+
+
+def test_bags_of_another_campaign_are_neither_honest_nor_learnt_from() -> None:
+    rng = np.random.default_rng(9)
+    honest = _bags(rng, 1500, [20, 1, 0.2, 0.1])
+    members, others = _bags(rng, 100, [24, 1, 2, 5]), _bags(rng, 400, [24, 1, 2, 5])
+    held = np.concatenate([honest, others, members])
+    firm = np.arange(2000) >= 1900
+    known = (np.arange(2000) >= 1500) & ~firm
+    without = bags.belonging(held, firm, 10_000, most=0.05)
+    told = bags.belonging(held, firm, 10_000, most=0.05, known=known)
+    assert np.median(told.p[firm]) < np.median(without.p[firm]) / 10
 
 
 def test_the_order_of_bags_changes_no_order_of_evidence() -> None:

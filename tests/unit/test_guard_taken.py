@@ -13,6 +13,7 @@ import pytest
 from limbeck.guard import findings, scan
 from limbeck.guard.engine import Engine
 from limbeck.guard.logs import ingest
+from limbeck.guard.members import FLAG
 from limbeck.guard.readers.source import Source
 from limbeck.guard.simulate import Attack, Plan, simulate
 
@@ -94,10 +95,10 @@ def test_the_figures_are_those_of_these_calls(scene: Scene) -> None:
 
 
 def test_a_layer_less_leaves_the_members_that_others_hold(scene: Scene) -> None:
-    found = scene.found
+    found = scene.found.members
     for one, number in zip(scene.told["campaigns"], np.unique(found.campaign)[1:], strict=True):
         mine = found.campaign == number
-        families = [key for key, campaign in found.members.families.items() if campaign == number]
+        families = found.families[number]
         layers = {layer for layer, _ in families}
         assert one["linked_without"].keys() == one["evidence"].keys() == layers
         for layer in layers:
@@ -106,7 +107,7 @@ def test_a_layer_less_leaves_the_members_that_others_hold(scene: Scene) -> None:
             assert 0 < seen["firm"] == (firm & mine).sum() <= seen["members"] <= mine.sum()
             others = [key for key in families if key[0] != layer]
             left = [scene.firm[key] for key in others]
-            left += [found.evidence[of] <= scan.FLAG for of, _ in others]
+            left += [found.evidence[of] <= FLAG for of, _ in others]
             assert without["links"] == bool(others)
             assert without["share"] == round(np.any(left, axis=0)[mine].mean(), 4) if left else 0
     assert any(len(one["evidence"]) > 1 for one in scene.told["campaigns"])

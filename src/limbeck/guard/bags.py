@@ -81,7 +81,7 @@ def belonging(
         left = of * (weight * (1 - belongs))[:, None]
         kinds = [_dirichlet(few, w, law, 3) for w, law in zip(left.T, kinds, strict=True)]
         kinds[-1] = np.full(len(bags[0]), ODD)
-        mixing = left.sum(0) / left.sum()
+        mixing = left.sum(0) / max(float(left.sum()), 1e-9)
         mixing[-1] = max(mixing[-1], ODDS)
         each = _honest(few, kinds, mixing)
         total = np.logaddexp.reduce(each, axis=1)

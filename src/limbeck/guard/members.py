@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from limbeck.guard import marks, profile, score
-from limbeck.guard.arrow import Table, column, pa
+from limbeck.guard.arrow import column, pa
 from limbeck.guard.belonging import Campaign, follow
 from limbeck.guard.engine import Engine
 from limbeck.guard.families import LEAST, Families
