@@ -20,8 +20,9 @@ from guard_found import EVIL, Found
 from guard_world import Campaign as Hostile
 from guard_world import world, write
 from limbeck.__main__ import run
-from limbeck.guard import drawing, findings, scan
+from limbeck.guard import drawing, findings, profile, scan
 from limbeck.guard.facts import Campaign, Shared
+from limbeck.guard.members import Members
 from limbeck.guard.page import el, written
 from limbeck.guard.schema import SKETCH
 
@@ -126,8 +127,13 @@ def test_without_prompts_or_accounts_nothing_is_claimed_of_them(
         client = next(layer for layer in found.layers if layer.layer == "client")
         busiest = int(client.family[client.members.argmax()])
         p = np.where(of == 0, 1e-5, 1.0)
-        keys: Any = {("client", busiest): 0}
-        return replace(found, keys=keys, campaign=of, p_value=p, evidence={"client": p})
+        nothing = pa.table({name: pa.array([], pa.int64()) for name in ("value", "weight")})
+        nothing = nothing.append_column("trait", pa.array([], pa.string()))
+        engine.keep("learnt", profile.learnt({0: (nothing, dict.fromkeys(profile.TRAITS, 0))}))
+        of_client = {"layer": ["client"], "family": [busiest], "aid": [int((of == 0).argmax())]}
+        engine.keep("firm", pa.table(of_client))
+        members = Members(of, p, {0: [("client", busiest)]}, {"client": p})
+        return replace(found, members=members)
 
     monkeypatch.setattr(scan, "find", known)
     out = tmp_path / "out"

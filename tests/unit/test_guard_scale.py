@@ -74,9 +74,9 @@ def test_a_scan_needs_less_memory_than_its_log(tmp_path: Path) -> None:
         np.testing.assert_array_equal(here.family, there.family)
         np.testing.assert_array_equal(here.members, there.members)
         np.testing.assert_allclose(here.p, there.p, rtol=1e-9)
-    assert plenty.keys == little.keys
-    np.testing.assert_array_equal(plenty.campaign, little.campaign)
-    np.testing.assert_allclose(plenty.p_value, little.p_value, rtol=1e-9)
+    assert plenty.members.families == little.members.families
+    np.testing.assert_array_equal(plenty.members.campaign, little.members.campaign)
+    np.testing.assert_allclose(plenty.members.p_value, little.members.p_value, rtol=1e-9)
 
 
 def test_days_one_by_one_name_the_same_campaign(tmp_path: Path) -> None:

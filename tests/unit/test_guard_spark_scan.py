@@ -69,7 +69,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory, session: Any) -> Iterator[di
 
 def test_every_figure_of_a_scan_is_the_same(scans: dict[Kind, Any]) -> None:
     here, there = scans["duckdb"][0], scans["spark"][0]
-    assert (here.p_value < 1e-4).sum() > 20
+    assert (here.members.p_value < 1e-4).sum() > 20
     same(here, there, "scan")
 
 
