@@ -20,7 +20,10 @@ PLAIN = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.uint8)
 
 @dataclass(frozen=True)
 class Campaign:
-    """`templates` 0 means that every prompt is its own; `cover` is the share of honest calls."""
+    """`templates` 0 means that every prompt is its own; `cover` is the share of honest calls.
+
+    `through` is the first of its `stacks` client set-ups; by default, set-ups of its own.
+    """
 
     accounts: int
     cover: float = 0.75
@@ -31,6 +34,7 @@ class Campaign:
     elicits: float = 0.8
     paraphrased: bool = False
     flat: bool = True
+    through: int | None = None
 
 
 def _times(rng: np.random.Generator, account: np.ndarray, zone: np.ndarray, days: int):
@@ -131,7 +135,7 @@ def hostile(
         "skeleton": skeleton,
         "family": unique if campaign.templates == 0 else pick,
         "exact": rng.integers(1 << 40, 1 << 62, n),
-        "stack": rng.integers(0, campaign.stacks, n) + 150 + 17 * tag,
+        "stack": rng.integers(0, campaign.stacks, n) + (campaign.through or 150 + 17 * tag),
         "network": account + 9_000_000 + tag * 100_000,
         "capability": np.where(rng.random(n) < 0.85, campaign.skill, rng.integers(0, 8, n)),
         "flag": flag,

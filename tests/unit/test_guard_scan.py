@@ -56,6 +56,24 @@ def test_campaigns_are_found_and_nobody_honest_is_flagged(tmp_path: Path) -> Non
     assert run(["guard", "explain", str(tmp_path / "out"), told["campaigns"][0]["members"][0]]) == 0
 
 
+def test_campaigns_through_one_set_up_are_told_apart(tmp_path: Path) -> None:
+    several = [
+        Campaign(200, cover=0.5, templates=1, through=150),
+        Campaign(150, cover=0.6, templates=12, skill=5, calls=60.0, through=150),
+        Campaign(120, cover=0.3, templates=4, skill=1, calls=150.0, through=150),
+    ]
+    _, truth = _state(tmp_path / "state", several)
+    _, told = _scan(tmp_path / "state", tmp_path / "out")
+    flagged, of = _flags(tmp_path / "out", truth)
+    assert flagged[of < 0].sum() <= 1
+    for campaign in range(3):
+        assert flagged[of == campaign].mean() > 0.7
+    assert len(told["campaigns"]) == 3
+    for one in told["campaigns"]:
+        members = truth[[int(name[1:]) for name in one["members"]]]
+        assert np.unique(members, return_counts=True)[1].max() > 0.95 * len(members)
+
+
 def test_honest_traffic_alone_names_nobody(tmp_path: Path) -> None:
     for seed in (6, 7):
         _state(tmp_path / f"{seed}", [], accounts=1200, seed=seed)

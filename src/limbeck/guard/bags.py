@@ -65,30 +65,31 @@ def belonging(
     bags = bags * np.minimum(1, WHOLE / bags.sum(1))[:, None]
     step = max(1, len(bags) // SAMPLE)
     fitted = firm | (np.arange(len(bags)) % step == 0)
-    few, weight = bags[fitted], (np.where(firm, 1.0, step) * (1 - others))[fitted]
+    few, weight = _Held(bags[fitted]), (np.where(firm, 1.0, step) * (1 - others))[fitted]
     first = firm[fitted].astype(float)
     blank = np.full(len(bags[0]), 1.0)
-    member = _dirichlet(few, first, blank, 30)
+    member = few.dirichlet(first, blank, 30)
     kinds = [blank] * KINDS
-    of = np.eye(KINDS)[_kinds(few, ~firm[fitted])]
+    of = np.eye(KINDS)[_kinds(bags[fitted], ~firm[fitted])]
     share = min(0.5, 1.3 * float(firm.sum()) / float(weight.sum()))
-    crowd = _dirichlet(few, weight * (1 - first), blank, 30)
+    crowd = few.dirichlet(weight * (1 - first), blank, 30)
     honest = float((weight * (1 - first)).sum())
     safe = max(SAFE, 1 - LEFT * honest / max(float((weight * first).sum()), 1.0)) * first
-    belongs = np.maximum(_odds(_law(few, member) - _law(few, crowd), share), safe)
+    belongs = np.maximum(_odds(few.law(member) - few.law(crowd), share), safe)
     mixing = np.full(KINDS, 1 / KINDS)
     for _ in range(ROUNDS):
         left = of * (weight * (1 - belongs))[:, None]
-        kinds = [_dirichlet(few, w, law, 3) for w, law in zip(left.T, kinds, strict=True)]
+        kinds = [few.dirichlet(w, law, 3) for w, law in zip(left.T, kinds, strict=True)]
         kinds[-1] = np.full(len(bags[0]), ODD)
         mixing = left.sum(0) / max(float(left.sum()), 1e-9)
         mixing[-1] = max(mixing[-1], ODDS)
         each = _honest(few, kinds, mixing)
         total = np.logaddexp.reduce(each, axis=1)
         of = np.exp(each - total[:, None])
-        belongs = np.maximum(_odds(_law(few, member) - total, share), safe)
+        belongs = np.maximum(_odds(few.law(member) - total, share), safe)
         share = min(most, float((weight * belongs).sum() / weight.sum()))
-    ratio = _law(bags, member) - np.logaddexp.reduce(_honest(bags, kinds, mixing), axis=1)
+    every = _Held(bags)
+    ratio = every.law(member) - np.logaddexp.reduce(_honest(every, kinds, mixing), axis=1)
     belongs = _odds(ratio, share)
     order = np.argsort(-ratio, kind="stable")
     p = np.empty(len(bags))
@@ -101,27 +102,48 @@ def _odds(ratio: Floats, share: float) -> Floats:
     return 1 / (1 + np.exp(-np.clip(ratio + np.log(share / (1 - share)), -50, 50)))
 
 
-def _honest(bags: Floats, kinds: list[Floats], mixing: Floats) -> Floats:
+def _honest(bags: _Held, kinds: list[Floats], mixing: Floats) -> Floats:
     """Log-probability of each bag under each kind, with its weight, (n, kinds)."""
-    laws = [_law(bags, law) for law in kinds]
+    laws = [bags.law(law) for law in kinds]
     return np.column_stack(laws) + np.log(mixing + 1e-12)
 
 
-def _law(bags: Floats, a: Floats) -> Floats:
-    """Log-probability of each bag, but for the multinomial coefficient, which all laws share."""
-    held: Floats = special.gammaln(bags + a).sum(1) - special.gammaln(a).sum()
-    return held + special.gammaln(a.sum()) - special.gammaln(bags.sum(1) + a.sum())
+class _Held:
+    """Bags by the values that occur: counts are few, and a gamma function costs thirty look-ups."""
+
+    def __init__(self, bags: Floats) -> None:
+        self._values, self._at = zip(*map(_distinct, bags.T), strict=True)
+        self._sizes, self._of_size = _distinct(bags.sum(1))
+
+    def law(self, a: Floats) -> Floats:
+        """Log-probability of each bag, but for the multinomial coefficient, which all share."""
+        held: Floats = (special.gammaln(a.sum()) - special.gammaln(self._sizes + a.sum()))[
+            self._of_size
+        ]
+        for one, values, at in zip(a, self._values, self._at, strict=True):
+            held = held + (special.gammaln(values + one) - special.gammaln(one))[at]
+        return held
+
+    def dirichlet(self, weight: Floats, a: Floats, rounds: int) -> Floats:
+        """Minka's fixed point (2000) for the parameters, from `a` on."""
+        of = [
+            np.bincount(at, weight, len(values))
+            for values, at in zip(self._values, self._at, strict=True)
+        ]
+        of_size = np.bincount(self._of_size, weight, len(self._sizes))
+        for _ in range(rounds):
+            each = zip(of, self._values, a, strict=True)
+            up = np.array([w @ (special.digamma(v + x) - special.digamma(x)) for w, v, x in each])
+            down = special.digamma(self._sizes + a.sum()) - special.digamma(a.sum())
+            a = np.clip(a * up / max(float(of_size @ down), 1e-9), 1e-3, 1e3)
+            a = a * min(1.0, MOST / float(a.sum()))
+        return a
 
 
-def _dirichlet(bags: Floats, weight: Floats, a: Floats, rounds: int) -> Floats:
-    """Minka's fixed point (2000) for the parameters, from `a` on."""
-    size = bags.sum(1)
-    for _ in range(rounds):
-        up = weight @ (special.digamma(bags + a) - special.digamma(a))
-        down = weight @ (special.digamma(size + a.sum()) - special.digamma(a.sum()))
-        a = np.clip(a * up / max(float(down), 1e-9), 1e-3, 1e3)
-        a = a * min(1.0, MOST / float(a.sum()))
-    return a
+def _distinct(values: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """The values that occur, and which of them each is."""
+    found, at = np.unique(values, return_inverse=True)
+    return found, at.astype(np.int64)
 
 
 def _kinds(bags: Floats, honest: NDArray[np.bool_]) -> NDArray[np.int64]:
