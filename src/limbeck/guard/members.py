@@ -93,10 +93,12 @@ def assign(engine: Engine, tested: list[Families], calls: Ints) -> Members:
     p = _together(engine, np.stack([one.p for one in found]))
     adjusted = score.over_all(p, np.array([one.users for one in found]))
     campaign = np.where(adjusted <= FLAG, p.argmin(axis=0), -1)
+    size = np.bincount(campaign[campaign >= 0], minlength=len(found))
+    campaign = np.where(size[campaign] >= LEAST // 2, campaign, -1)  # of −1, what it was
     kept = {
         number: _parents(one.bumps, families)
         for number, one in enumerate(found)
-        if (campaign == number).any()
+        if size[number] >= LEAST // 2
     }
     return Members(campaign, adjusted, kept, evidence)
 
@@ -114,10 +116,12 @@ def _alone(
             told = by_count(bump, calls)
             evidence[layer] = np.minimum(evidence.get(layer, 1.0), told.p)
             firm += [(layer, family, aid) for aid in np.flatnonzero(told.firm >= FIRM).tolist()]
-    kinds = {"layer": pa.string(), "family": pa.int64(), "aid": pa.int64()}
-    columns = zip(*firm, strict=True) if firm else ([], [], [])
-    rows = zip(kinds.items(), columns, strict=True)
-    engine.keep("firm", pa.table({name: pa.array(one, kind) for (name, kind), one in rows}))
+    rows = {
+        "layer": pa.array([layer for layer, _, _ in firm], pa.string()),
+        "family": pa.array([family for _, family, _ in firm], pa.int64()),
+        "aid": pa.array([aid for _, _, aid in firm], pa.int64()),
+    }
+    engine.keep("firm", pa.table(rows))
     return evidence
 
 
