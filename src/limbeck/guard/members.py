@@ -108,7 +108,7 @@ def _alone(
 ) -> dict[Layer, Floats]:
     """What each layer's named families say by themselves; keeps who is firm in them as `firm`."""
     evidence: dict[Layer, Floats] = {}
-    firm: list[tuple[Layer, int, int]] = []
+    firm: list[tuple[str, int, int]] = []
     nobody = np.zeros(len(calls), bool)
     for (layer, family), group in zip(families, groups, strict=True):
         bump = even_within(group, nobody)
