@@ -11,14 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from limbeck.guard.arrow import Table, pa
 from limbeck.guard.engine import Engine
 from limbeck.guard.features import FAMILIES, LENGTHS, WAYS
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 PARTS = 1_000_000
 """An account is so many parts of the background, shared among its calls."""
