@@ -42,7 +42,7 @@ LIKELY = 0.5
 """Accounts in an even group with so much probability are compared: groups with half of the smaller
 one's in common are one campaign's."""
 SEEN_IN = 20
-"""Groups, the clearest, that a core is told by: they overlap, and odds of more would only add up."""
+"""Groups, the clearest, that a core is told by: they overlap, so more of them tell no more."""
 MOST = 40
 """Campaigns of one log."""
 FAMILY = 10
@@ -166,7 +166,7 @@ def _others_of(found: list[Campaign], one: Campaign) -> Flags:
 
 
 def _first(bumps: list[Bump], calls: Ints) -> tuple[Flags, list[Bump]]:
-    """Firm members, (accounts,), of the clearest group that has enough, and the groups they are in."""
+    """Firm members of the clearest group that has enough, (accounts,), and their groups."""
     bumps = sorted(bumps, key=lambda bump: -bump.clear)
     for place in range(len(bumps)):
         core, joined = _core([bumps[place], *bumps[:place], *bumps[place + 1 :]], calls)

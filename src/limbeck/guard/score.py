@@ -28,7 +28,7 @@ PRIOR_Z = (1.0, 0.6)
 PRIOR_BURSTS = (1.5, 0.6, 0.0)
 """The same of the log of calls within one hour over those that chance would put there."""
 CAP = 6.0
-"""The lowest z that a mark is given."""
+"""No mark has a z below −`CAP`."""
 LOWER = 0.5
 """Spreads by which a log's own median of bursts may lie below its prior."""
 REACH = 8
