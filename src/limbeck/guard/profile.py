@@ -23,7 +23,8 @@ MILLI = 1000
 LEVELS = (1, 2, 3, 4, 5, 6, 8, 10)
 """Weights at which calls are counted, in nats."""
 SUSPECT = 2
-"""Accounts with no call of this level are nobody's members."""
+"""Accounts with no call of this level are nobody's members by what their calls look like; a place
+in `LEVELS`."""
 VIEWS = ("weight", "besides")  # the latter only with prompts
 """A call's whole weight, and that of all traits besides the set-up: some accounts of a campaign
 work through the set-up of their cover."""
