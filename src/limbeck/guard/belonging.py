@@ -16,23 +16,25 @@ MISFIT = 2
 """By how much more honest accounts reached a p-value than it says, on simulated logs."""
 AGREED = 0.02
 """How an account divides its calls counts only if they also look like the campaign's so much."""
+BEYOND = 3
+"""An account with more than so many times the members' calls lives by such calls."""
 LITTLE = 4
 """A member does a share of the work: no less than the firm members' by this factor."""
 MORE = 1.25
 """Members are at most so many times those that a family's evenness tells."""
 PURE = (0.3, 0.3, 0.5, 0.5)
-"""Firm members stay so while they divide their calls alike with such a probability, turn by turn.
-"""
+"""Firm members stay so while they divide their calls as the others do with this probability, turn
+by turn; a weak campaign would not outlive .8 at once."""
 COMMON = 20
-"""Ways of asking, or lengths, that are looked at one by one."""
+"""Ways of asking, or lengths, that are told apart; the rest count as one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Campaign:
     """A core of firm members, the even groups that they were seen in, and every account's p-value.
 
-    `users` is the share of honest accounts that make such calls at all, `learnt` what `profile`
-    weighs calls by.
+    `core` and `p` are (accounts,). `users` is the share of all accounts that are honest and make
+    such calls at all, `learnt` what `profile.weights` gave.
     """
 
     core: Flags
@@ -49,6 +51,14 @@ def follow(
 
     What an account's calls look like; how many it made in the group that fewest honest accounts
     use; how it divides them within the campaign's set-ups.
+
+    Args:
+        engine: With the tables of the scan, `parts` and `background`.
+        core: Firm members, (accounts,).
+        bumps: The even groups that they were seen in.
+        calls: Of each account, (accounts,).
+        known: Who belongs to another campaign, (accounts,).
+        prompts: Whether the log has them.
     """
     core, divided = _pure(engine, core, bumps, calls, known, prompts=prompts)
     most = max(bump.members for bump in bumps)
@@ -114,7 +124,7 @@ def _alike(
     *,
     prompts: bool,
 ) -> tuple[Floats, float]:
-    """Each account's p-value by what its calls look like, and the share of honest users.
+    """Each account's p-value by what its calls look like, and how many of all are honest users.
 
     Of firm members (`core`) `most` divide a group evenly; `known` belong to other campaigns. Judged
     twice where there are prompts, the second time without the set-up, as some of a campaign's
@@ -133,7 +143,7 @@ def _alike(
         reach = np.stack([numbers(counted, f"{view}_{i}") for i in range(len(profile.LEVELS))])
         suspect = reach[profile.SUSPECT]
         usual = suspect[firm].mean()
-        near = suspect <= score.BEYOND * usual + 10
+        near = suspect <= BEYOND * usual + 10
         members = MORE * max(float(firm.sum()), most)
         if view == "besides":
             members = float(firm.sum()) + _others(reach[:, near & ~firm & ~known[aid]])

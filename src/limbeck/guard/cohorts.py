@@ -54,17 +54,3 @@ def _leiden(pairs: NDArray[np.int64], weight: NDArray[np.float64], seed: int) ->
         trials=1,
     )
     return {int(node): int(group) for node, group in found.items()}
-
-
-def merged(members: list[NDArray[np.bool_]]) -> NDArray[np.int64]:
-    """The campaign of each named family: families that share most of the smaller one are one."""
-    n = len(members)
-    if not n:
-        return np.zeros(0, np.int64)
-    sets = sparse.csr_matrix(np.stack(members).astype(np.int64))
-    both = (sets @ sets.T).toarray()
-    size = np.maximum(both.diagonal(), 1)
-    joined = 2 * both >= np.minimum(size[:, None], size[None, :])
-    return csgraph.connected_components(sparse.csr_matrix(joined), directed=False)[1].astype(
-        np.int64
-    )

@@ -16,6 +16,12 @@ from typing import Literal, TypeAlias
 from limbeck.guard.engine import Engine
 
 Layer: TypeAlias = Literal["template", "shape", "client"]
+SOURCES: dict[Layer, tuple[str, str]] = {
+    "template": ("templated", "template"),
+    "shape": ("events", "shape"),
+    "client": ("events", "stack"),
+}
+"""The table that has each layer's calls, and the column of its key."""
 BANDS = tuple(f"band_{i}" for i in range(8))
 PLAIN = 30
 """Three points of the lexicon: a prompt that plainly asks for reasoning, a rubric or a trace."""

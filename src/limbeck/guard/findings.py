@@ -323,9 +323,9 @@ def _evidence(
 def _without(scan: Scan, facts: Campaign) -> dict[str, dict[str, Any]]:
     """Whether a campaign would still be named were a layer not there, and which of its members.
 
-    It would if a family of another layer passed the test and has its firm members, as all have
-    that are in `Members.families`; told beside it is the share of the members who are firm in such
-    a family, or flagged by such families alone.
+    It would if a family of another layer passed the test, as all have that are in
+    `Members.families`; told beside it is the share of the members who are firm in such a family, or
+    flagged by such families alone: none where only cells of the family showed them.
     """
     mine = {layer for layer, _ in scan.members.families[facts.number]}
     held = {

@@ -25,7 +25,10 @@ UNEVEN = 0.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """The users of one thing: accounts, their calls, and the days between their first and last."""
+    """The users of one thing, (users,) each: accounts, calls with it, days from first to last call.
+
+    `layer` is a layer of `features` or a kind of `CELLS`, `key` its key there.
+    """
 
     layer: str
     key: int
@@ -36,7 +39,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bump:
-    """The even group among a group's users: who is in it, how many, and how clearly."""
+    """The even group among a group's users: who is in it, how many, and how clearly.
+
+    `mean` is their calls, `z` evenness before its null is taken off.
+    """
 
     of: Group
     belongs: Floats  # (users,)
@@ -46,11 +52,11 @@ class Bump:
 
     @property
     def clear(self) -> float:
-        """Accounts that are in it rather than not, beyond those as likely to be honest."""
+        """Accounts that are in it rather than not; one as likely to be honest counts nothing."""
         return float(np.clip(2 * self.belongs - 1, 0, None).sum())
 
     def spread(self, accounts: int) -> Floats:
-        """The probability of each account of the log."""
+        """The probability of each account of the log, (accounts,)."""
         whole = np.zeros(accounts)
         whole[self.of.aid] = self.belongs
         return whole
@@ -93,7 +99,7 @@ def cells(engine: Engine, families: list[tuple[Layer, int]]) -> list[Group]:
 
 
 def even_within(group: Group, taken: Flags) -> Bump | None:
-    """The even group among those users who are in no campaign yet."""
+    """The even group among those users who are in no campaign yet (`taken`, (accounts,))."""
     free = ~taken[group.aid]
     if free.sum() < LEAST:
         return None

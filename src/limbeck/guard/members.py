@@ -39,9 +39,10 @@ FIRM = 0.8
 """Accounts that belong to an even group with so much probability are what a campaign is learnt
 from."""
 LIKELY = 0.5
-"""Accounts that are in an even group rather than not; two groups with half of them are one's."""
+"""Accounts in an even group with so much probability are compared: groups with half of the smaller
+one's in common are one campaign's."""
 SEEN_IN = 20
-"""Groups, the clearest, that a core is told by: of one account's counts more tell no more."""
+"""Groups, the clearest, that a core is told by: they overlap, so more of them tell no more."""
 MOST = 40
 """Campaigns of one log."""
 FAMILY = 10
@@ -134,7 +135,7 @@ def _peeled(
     prompts: bool,
 ) -> list[Campaign]:
     """One campaign after another, until no group of what is left divides its calls evenly."""
-    worst = max(null.values())  # what is left of a campaign's families is no fair null
+    worst = max(null.values())  # what a campaign leaves of its families is no honest family
     taken = np.zeros(len(calls), bool)
     found: list[Campaign] = []
     fresh = dict(enumerate(groups))
@@ -169,7 +170,7 @@ def _others_of(found: list[Campaign], one: Campaign) -> Flags:
 
 
 def _first(bumps: list[Bump], calls: Ints) -> tuple[Flags, list[Bump]]:
-    """The clearest group that has firm members."""
+    """Firm members of the clearest group that has enough, (accounts,), and their groups."""
     bumps = sorted(bumps, key=lambda bump: -bump.clear)
     for place in range(len(bumps)):
         core, joined = _core([bumps[place], *bumps[:place], *bumps[place + 1 :]], calls)
@@ -179,7 +180,11 @@ def _first(bumps: list[Bump], calls: Ints) -> tuple[Flags, list[Bump]]:
 
 
 def _core(bumps: list[Bump], calls: Ints) -> tuple[Flags, list[Bump]]:
-    """Firm members of the first group and of those with the same accounts."""
+    """Firm members of the first group and of those with the same accounts; all these groups.
+
+    Evenness' own posterior stands in where EM has lost most of a group's members: there, honest
+    accounts are many, and their law takes them.
+    """
     seed, likely = bumps[0], bumps[0].spread(len(calls)) >= LIKELY
     joined = [seed]
     for bump in bumps[1:]:

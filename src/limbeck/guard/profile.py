@@ -11,14 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from limbeck.guard.arrow import Table, pa
 from limbeck.guard.engine import Engine
 from limbeck.guard.features import FAMILIES, LENGTHS, WAYS
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 PARTS = 1_000_000
 """An account is so many parts of the background, shared among its calls."""
@@ -27,7 +23,8 @@ MILLI = 1000
 LEVELS = (1, 2, 3, 4, 5, 6, 8, 10)
 """Weights at which calls are counted, in nats."""
 SUSPECT = 2
-"""Accounts with no call of this level are nobody's members."""
+"""Accounts with no call of this level are nobody's members by what their calls look like; a place
+in `LEVELS`."""
 VIEWS = ("weight", "besides")  # the latter only with prompts
 """A call's whole weight, and that of all traits besides the set-up: some accounts of a campaign
 work through the set-up of their cover."""

@@ -296,7 +296,8 @@ def _glossary() -> Element:
         "people's use of one thing is above 1.",
         "Score": "100 × (1 − p-value × groups tested), at most 95.",
         "Firm": "Members who belong to one of the layer's groups with a probability of 80 % or "
-        "more, by their number of calls within it; others are members by what calls look like.",
+        "more, by their number of calls within it; others are members by what their calls look "
+        "like, or by how they divide them.",
         "Still named without it": "Whether a group of another layer passed the same test, and how "
         "many of the members are firm in such groups, or flagged by them alone. Lengths are told "
         "apart by set-up, which so speaks in two layers.",

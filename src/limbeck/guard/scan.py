@@ -14,11 +14,6 @@ from limbeck.guard.members import Members, assign
 
 QUIET = 8
 """The quietest hours of the day, over all accounts."""
-SOURCES: dict[Layer, tuple[str, str]] = {
-    "template": ("templated", "template"),
-    "shape": ("events", "shape"),
-    "client": ("events", "stack"),
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +41,7 @@ def prepare(engine: Engine) -> list[Layer]:
         engine.table("templates", features.templates())
         engine.table("templated", features.templated())
     for layer in layers:
-        source, key = SOURCES[layer]
+        source, key = features.SOURCES[layer]
         sql = features.uses(source, key, quiet, prompts=bool(seen))
         engine.table(f"uses_{layer}", sql)
     return layers

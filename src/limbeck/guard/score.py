@@ -28,12 +28,13 @@ PRIOR_Z = (1.0, 0.6)
 PRIOR_BURSTS = (1.5, 0.6, 0.0)
 """The same of the log of calls within one hour over those that chance would put there."""
 CAP = 6.0
-FIRM = 0.5
-BEYOND = 3
-"""An account with more than so many times the members' calls lives by the family."""
+"""No mark has a z below −`CAP`."""
+LOWER = 0.5
+"""Spreads by which a log's own median of bursts may lie below its prior."""
 REACH = 8
 """An account with so many times the members' calls is no member."""
 EVEN, SURE, OTHERS = 4.0, 8.0, 3.0
+"""z of evenness that is needed; the most that counts, and the most of another mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +115,10 @@ def below(
             smaller, or for more than half as large again.
         size: Members.
     """
-    middle, firm, sampling = prior
-    spread = np.sqrt(firm**2 + sampling**2 / np.maximum(size, 1))
+    middle, usual, sampling = prior
+    spread = np.sqrt(usual**2 + sampling**2 / np.maximum(size, 1))
     if clear.sum() >= FEWEST:
-        middle = max(middle - FIRM * firm, float(np.median(value[clear])))
+        middle = max(middle - LOWER * usual, float(np.median(value[clear])))
         low = np.quantile(((value - middle) / spread)[clear], 0.25)
         spread = spread * float(np.clip(-low / 0.6745, 1, 1.5))
     return (middle - value) / spread
@@ -142,16 +143,14 @@ def named(p: Floats, rate: float) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What EM found of one family: share of members, their mean calls, share of honest users.
+    """What EM found of one group: the share of all accounts that are members.
 
-    `p` is the p-value of each account, 1 for those without a call in the family.
+    `firm` is the probability that an account is one, `p` its p-value if it is not, both
+    (accounts,): 0 and 1 for those without a call in the group.
     """
 
     members: float
-    mean: float
-    users: float
     firm: Floats
-    beyond: NDArray[np.bool_]
     p: Floats
 
 
@@ -171,10 +170,11 @@ def membership(
     wholly, as no member does, is no member.
 
     Args:
-        hits: Calls of each account within the family.
-        calls: All its calls.
-        begin: Members, their mean calls and CV² as first found; the last two stay.
-        first: How likely each account is a member, as first found; by default, all that hit alike.
+        hits: Calls of each account within the group, (accounts,).
+        calls: All its calls, (accounts,).
+        begin: Number of members, their mean calls and CV² as first found; the last two stay.
+        first: How likely each account is a member, as first found, (accounts,); by default all
+            that hit are alike.
         rounds: EM rounds.
     """
     members, mean, uneven = begin
@@ -201,8 +201,7 @@ def membership(
         belongs = share * m / np.maximum(share * m + (1 - share) * u, 1e-300)
         share = float((weight * belongs).sum() / total)
     p = _tail(h, n, (mean, uneven), users, law)
-    beyond = hits > BEYOND * mean + 10
-    return Membership(share, mean, users, np.where(hits > 0, belongs[back], 0.0), beyond, p[back])
+    return Membership(share, np.where(hits > 0, belongs[back], 0.0), p[back])
 
 
 def over_all(p: Floats, users: Floats) -> Floats:

@@ -15,8 +15,7 @@ from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from limbeck.guard.engine import Engine
-from limbeck.guard.features import PLAIN
-from limbeck.guard.scan import SOURCES
+from limbeck.guard.features import PLAIN, SOURCES
 
 Kind: TypeAlias = Literal["payment", "sign-up", "network", "template", "set-up"]
 MOST: dict[Kind, int] = {"payment": 3, "sign-up": 2, "network": 4, "template": 5, "set-up": 2}
