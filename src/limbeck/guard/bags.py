@@ -70,8 +70,8 @@ def belonging(
     blank = np.full(len(bags[0]), 1.0)
     member = few.dirichlet(first, blank, 30)
     kinds = [blank] * KINDS
-    of = np.eye(KINDS)[_kinds(bags[fitted], ~firm[fitted])]
-    share = min(0.5, 1.3 * float(firm.sum()) / float(weight.sum()))
+    of = np.eye(KINDS)[_kinds(bags[fitted], (first == 0) & (weight > 0))]
+    share = min(0.5, 1.3 * float(firm.sum()) / max(float(weight.sum()), 1.0))
     crowd = few.dirichlet(weight * (1 - first), blank, 30)
     honest = float((weight * (1 - first)).sum())
     safe = max(SAFE, 1 - LEFT * honest / max(float((weight * first).sum()), 1.0)) * first
@@ -87,7 +87,7 @@ def belonging(
         total = np.logaddexp.reduce(each, axis=1)
         of = np.exp(each - total[:, None])
         belongs = np.maximum(_odds(few.law(member) - total, share), safe)
-        share = min(most, float((weight * belongs).sum() / weight.sum()))
+        share = min(most, float((weight * belongs).sum() / max(float(weight.sum()), 1.0)))
     every = _Held(bags)
     ratio = every.law(member) - np.logaddexp.reduce(_honest(every, kinds, mixing), axis=1)
     belongs = _odds(ratio, share)

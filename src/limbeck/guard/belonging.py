@@ -138,7 +138,7 @@ def _alike(
     firm = core[aid]
     p, users = np.ones((2, len(calls))), np.zeros(2)
     if firm.sum() < LEAST // 2:
-        return p[0], 0.0
+        return p[0], 1.0
     for place, view in enumerate(profile.VIEWS if prompts else profile.VIEWS[:1]):
         reach = np.stack([numbers(counted, f"{view}_{i}") for i in range(len(profile.LEVELS))])
         suspect = reach[profile.SUSPECT]

@@ -162,7 +162,11 @@ def lines(told: dict[str, Any]) -> list[str]:
     chance = f"an honest account looks so with probability {told['p_value']:.2g}"
     why = told["why"]
     if why is None:
-        reason = "linked to no campaign" if told["p_value"] > FLAG else "in a group set aside"
+        reason = (
+            "linked to no campaign"
+            if told["p_value"] > FLAG
+            else "its group was set aside, or is too small"
+        )
         return [f"{told['account']} is not flagged: {reason}; {chance}"]
     head = f"{told['account']} is flagged as one of {why['accounts']:,} accounts of {why['id']}: "
     shared = [
@@ -337,7 +341,7 @@ def _without(scan: Scan, facts: Campaign) -> dict[str, dict[str, Any]]:
     for layer in held:
         others = [one for other, one in held.items() if other != layer]
         share = float(np.any(others, axis=0).mean()) if others else 0.0
-        told[layer] = {"links": bool(others), "share": round(share, 4)}
+        told[layer] = {"links": share > 0, "share": round(share, 4)}
     return told
 
 

@@ -135,7 +135,8 @@ def _peeled(
     prompts: bool,
 ) -> list[Campaign]:
     """One campaign after another, until no group of what is left divides its calls evenly."""
-    worst = max(null.values())  # what a campaign leaves of its families is no honest family
+    # What a campaign leaves of its families is no honest family.
+    worst = max(null.values(), key=lambda one: one[0] + score.EVEN * one[1])
     taken = np.zeros(len(calls), bool)
     found: list[Campaign] = []
     fresh = dict(enumerate(groups))
@@ -155,7 +156,7 @@ def _peeled(
         found.append(one)
         gone = core | (one.p <= FLAG)
         taken |= gone
-        fresh = {place: groups[place] for place in bumps if gone[groups[place].aid].any()}
+        fresh = {place: one for place, one in enumerate(groups) if gone[one.aid].any()}
     if len(found) > 1:
         found = [
             follow(engine, one.core, one.bumps, calls, _others_of(found, one), prompts=prompts)
