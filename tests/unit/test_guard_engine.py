@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +27,22 @@ def test_a_step_is_kept_as_parquet_and_read_by_name(engine: Engine):
     engine.table("even", "SELECT n FROM numbers WHERE n % 2 = $rest", rest=0)
     assert sum(pq.read_table(f)["n"].length() for f in path.glob("*.parquet")) == 10
     assert sorted(engine.fetch("SELECT n FROM even")["n"].to_pylist()) == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Query interrupted"), duckdb.InterruptException("INTERRUPT Error")]
+)
+def test_ctrl_c_within_a_query_is_ctrl_c(engine: Engine, error: Exception):
+    """What DuckDB makes of it: which of the two depends on where it is cut."""
+
+    def cut(*_: object, **__: object) -> None:
+        raise error
+
+    engine._connection = SimpleNamespace(sql=cut, execute=cut, close=lambda: None)  # pyright: ignore
+    with pytest.raises(KeyboardInterrupt):
+        engine.fetch("SELECT 1")
+    with pytest.raises(KeyboardInterrupt):
+        engine.table("one", "SELECT 1")
 
 
 def test_values_and_file_names_are_never_sql(engine: Engine, tmp_path: Path):

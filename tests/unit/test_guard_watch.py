@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from scipy import stats
 from guard_found import Found
 from limbeck.__main__ import run
 from limbeck.guard import watch
+from limbeck.guard.inbox import Inbox
 from limbeck.guard.readers.source import Source
 
 LOOKS, GROUPS, RUNS = 200, 10, 1500
@@ -154,6 +157,30 @@ def test_killed_at_any_point_it_goes_on_and_reads_every_call_once(tmp_path: Path
     days = [(1, 300), (2, 200), (3, 100)]
     assert kept(out) == sorted(f"{day}-{n}" for day, count in days for n in range(count))
     assert not (out / "taking").exists() and not list(out.glob(".*.part"))
+
+
+def test_ctrl_c_whose_exception_is_lost_ends_the_watch_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "logs").mkdir()
+    turns: list[int] = []
+
+    def take(*_: object) -> int:
+        turns.append(len(turns))
+        assert len(turns) < 3
+        one = threading.Event()
+        told = weakref.ref(one, lambda _: signal.raise_signal(signal.SIGINT))
+        del one
+        return int(told() is not None)
+
+    monkeypatch.setattr(Inbox, "take", take)
+    before = signal.getsignal(signal.SIGINT)
+    lost: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    with pytest.raises(KeyboardInterrupt):
+        watch.watch(Source(str(tmp_path / "logs")), tmp_path / "out", every=0.01)
+    assert turns == [0] and len(lost) == 1
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_half_written_files_wait_and_bad_ones_stop_nobody(

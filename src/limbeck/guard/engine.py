@@ -199,9 +199,14 @@ def _checked(name: str) -> str:
 
 @contextmanager
 def _named() -> Generator[None]:
-    """Full disks and spent memory in our own words; a mistake in SQL stays what it is: a bug."""
+    """Full disks and spent memory in our own words; a mistake in SQL stays what it is: a bug.
+
+    Ctrl-C stays Ctrl-C: DuckDB makes an error of its own, or a bare RuntimeError, of it.
+    """
     try:
         yield
+    except duckdb.InterruptException:
+        raise KeyboardInterrupt from None
     except duckdb.OutOfMemoryException as error:
         raise ServiceError(
             f"DuckDB needs more memory than it was given: {first_line(error)}"
@@ -210,3 +215,7 @@ def _named() -> Generator[None]:
         if "no space left" in str(error).lower():
             raise disk_full(None) from None
         raise ServiceError(f"DuckDB: {first_line(error)}") from None
+    except RuntimeError as error:
+        if "interrupted" in str(error).lower():
+            raise KeyboardInterrupt from None
+        raise

@@ -110,17 +110,17 @@ def _ingest(
 ) -> dict[str, Any]:
     refused = state.Refused(part / "rejects.parquet", out / "rejects.parquet")
     old = state.files(part)
-    days = state.Days(part / "sketched", 1 + max((int(path.stem) for path in old), default=-1))
+    first = 1 + max((int(path.stem) for path in old), default=-1)
     templates = Templates(out / "templates.parquet")
     counts = Counter[str]()
-    for done in _blocks(source, threads, templates, now):
-        days.add(done.sketched)
-        refused.add(done.checked.refused)
-        counts["read"] += done.sketched.num_rows + done.checked.refused.num_rows
-        counts["not calls"] += done.skipped
-        counts["cut"] += done.cut
-        counts["without zone"] += done.checked.naive
-    days.close()
+    with state.Days(part / "sketched", first) as days:
+        for done in _blocks(source, threads, templates, now):
+            days.add(done.sketched)
+            refused.add(done.checked.refused)
+            counts["read"] += done.sketched.num_rows + done.checked.refused.num_rows
+            counts["not calls"] += done.skipped
+            counts["cut"] += done.cut
+            counts["without zone"] += done.checked.naive
     state.drop_repeats(days.files, old, refused)
     known = _accounts(accounts, refused, now)
     refused.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from limbeck.guard.words import I64
 DAY_ROWS = 262_144
 ALL_ROWS = 1_500_000
 """Rows of one day that make a file, and of all days that are held in memory."""
+BEHIND = 2
+"""Files that may wait to be written."""
 AT_ONCE = 150_000_000
 """Hashes of call ids compared at a time: 1.2 GB, twice while they are sorted."""
 US_PER_DAY = 86_400_000_000
@@ -26,10 +29,15 @@ REPEATED = "call_id repeats an earlier one"
 
 
 class Days:
-    """Sketched calls, collected until there are enough of a day for a file."""
+    """Sketched calls, collected until there are enough of a day for a file.
+
+    Files are written beside the reading, one at a time; leaving its context waits for the last.
+    """
 
     def __init__(self, folder: Path, first: int) -> None:
         self._folder, self._number = folder, first
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: deque[Future[None]] = deque()
         self._waiting: dict[int, list[Table]] = {}
         self._rows: Counter[int] = Counter()
         self.files: list[Path] = []
@@ -51,18 +59,29 @@ class Days:
         while self._rows.total() > ALL_ROWS:
             self._write(max(self._rows, key=lambda day: self._rows[day]))
 
-    def close(self) -> None:
-        """Write what is left."""
-        for day in sorted(self._waiting):
-            self._write(day)
+    def __enter__(self) -> Days:
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        """Write what is left; of a log that failed, nothing more."""
+        try:
+            if failed is None:
+                for day in sorted(self._waiting):
+                    self._write(day)
+                while self._writing:
+                    self._writing.popleft().result()
+        finally:
+            self._writer.shutdown(cancel_futures=True)
 
     def _write(self, day: int) -> None:
-        table = pa.concat_tables(self._waiting.pop(day)).combine_chunks()
+        table = pa.concat_tables(self._waiting.pop(day))
         del self._rows[day]
         name = str(np.datetime64(day, "D"))
         path = self._folder / f"day={name}" / f"{self._number:06d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(table, path)
+        while len(self._writing) > BEHIND:
+            self._writing.popleft().result()
+        self._writing.append(self._writer.submit(write, table, path))
         self._number += 1
         self.files.append(path)
 
@@ -75,7 +94,7 @@ def write(table: Table, path: Path) -> None:
         field.name: "zstd" if pa.types.is_string(field.type) or field.name == "time" else "none"
         for field in table.schema
     }
-    pq.write_table(table, path, compression=packed, use_dictionary=named)
+    pq.write_table(table.combine_chunks(), path, compression=packed, use_dictionary=named)
 
 
 class Refused:

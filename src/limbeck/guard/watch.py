@@ -14,12 +14,15 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from limbeck.errors import InputError
@@ -87,7 +90,7 @@ def watch(
         raise InputError(f"{out} is inside {folder}: what is written there would be read as a log")
     out.mkdir(parents=True, exist_ok=True)
     raised: list[dict[str, Any]] = []
-    with _alone(out):
+    with _alone(out), _asked_to_stop() as asked:
         sweep_parts(out)
         state = out / "snapshot" if own else out / "state"
         ledger = Ledger(out / "watch.json", state)
@@ -103,7 +106,28 @@ def watch(
                 raised += _look(ledger, state, out, how)
             if once:
                 return {"look": ledger.look["number"], "raised": raised}
+            if asked.is_set():
+                raise KeyboardInterrupt
             time.sleep(every)
+
+
+@contextmanager
+def _asked_to_stop() -> Generator[threading.Event]:
+    """Ctrl-C, also where its exception was lost: in a callback, Python prints it and goes on."""
+    asked = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _look(ledger: Ledger, state: Path, out: Path, how: How) -> list[dict[str, Any]]:
