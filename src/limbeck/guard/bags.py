@@ -48,6 +48,7 @@ def belonging(
     accounts: int,
     most: float = 1.0,
     known: NDArray[np.bool_] | None = None,
+    beside: Floats | None = None,
 ) -> Belonging:
     """Whose bags these are.
 
@@ -60,12 +61,15 @@ def belonging(
         accounts: All accounts of the log.
         most: The largest share of the bags that may be members'.
         known: Which are another campaign's, (n,): no honest law is learnt from them.
+        beside: What else tells a member, as a log-likelihood ratio, (n,).
     """
+    beside = np.zeros(len(bags)) if beside is None else beside
     others = np.zeros(len(bags)) if known is None else (known & ~firm).astype(float)
     bags = bags * np.minimum(1, WHOLE / bags.sum(1))[:, None]
     step = max(1, len(bags) // SAMPLE)
     fitted = firm | (np.arange(len(bags)) % step == 0)
-    few, weight = _Held(bags[fitted]), (np.where(firm, 1.0, step) * (1 - others))[fitted]
+    few, else_ = _Held(bags[fitted]), beside[fitted]
+    weight = (np.where(firm, 1.0, step) * (1 - others))[fitted]
     first = firm[fitted].astype(float)
     blank = np.full(len(bags[0]), 1.0)
     member = few.dirichlet(first, blank, 30)
@@ -75,7 +79,7 @@ def belonging(
     crowd = few.dirichlet(weight * (1 - first), blank, 30)
     honest = float((weight * (1 - first)).sum())
     safe = max(SAFE, 1 - LEFT * honest / max(float((weight * first).sum()), 1.0)) * first
-    belongs = np.maximum(_odds(few.law(member) - few.law(crowd), share), safe)
+    belongs = np.maximum(_odds(few.law(member) - few.law(crowd) + else_, share), safe)
     mixing = np.full(KINDS, 1 / KINDS)
     for _ in range(ROUNDS):
         left = of * (weight * (1 - belongs))[:, None]
@@ -86,10 +90,10 @@ def belonging(
         each = _honest(few, kinds, mixing)
         total = np.logaddexp.reduce(each, axis=1)
         of = np.exp(each - total[:, None])
-        belongs = np.maximum(_odds(few.law(member) - total, share), safe)
+        belongs = np.maximum(_odds(few.law(member) - total + else_, share), safe)
         share = min(most, float((weight * belongs).sum() / max(float(weight.sum()), 1.0)))
     every = _Held(bags)
-    ratio = every.law(member) - np.logaddexp.reduce(_honest(every, kinds, mixing), axis=1)
+    ratio = every.law(member) - np.logaddexp.reduce(_honest(every, kinds, mixing), axis=1) + beside
     belongs = _odds(ratio, share)
     order = np.argsort(-ratio, kind="stable")
     p = np.empty(len(bags))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limbeck.guard import bags, even, marks, profile, score
+from limbeck.guard import bags, even, marks, profile, score, standing
 from limbeck.guard.arrow import Table, column, numbers, pa
 from limbeck.guard.engine import Engine
 from limbeck.guard.families import LEAST
@@ -61,9 +61,10 @@ def follow(
         prompts: Whether the log has them.
     """
     core, divided = _pure(engine, core, bumps, calls, known, prompts=prompts)
+    beside = _standing(engine, core)
     most = max(bump.members for bump in bumps)
     learnt = _learnt(engine, core, bumps, len(calls), prompts=prompts)
-    alike, users = _alike(engine, learnt, core, most, calls, known, prompts=prompts)
+    alike, users = _alike(engine, learnt, core, most, calls, known, beside, prompts=prompts)
     rarest = min(bumps, key=lambda bump: len(bump.of.aid) - bump.members)
     counted = by_count(rarest, calls).p
     divided = np.where(alike <= AGREED, MISFIT * divided, 1.0)
@@ -93,8 +94,9 @@ def _pure(
     held = np.zeros((len(aid), COMMON + 2))
     np.add.at(held, (at, place[key]), n)
     held[:, -1] = calls[aid] - held.sum(1)
+    beside = _standing(engine, core)
     for least in PURE:
-        found = bags.belonging(held, core[aid], len(calls), known=known[aid])
+        found = bags.belonging(held, core[aid], len(calls), 1.0, known[aid], beside[aid])
         fits = np.zeros(len(calls), bool)
         fits[aid] = found.member >= least
         if (core & fits).sum() < LEAST // 2:
@@ -104,11 +106,15 @@ def _pure(
     return core, p
 
 
+def _standing(engine: Engine, core: Flags) -> Floats:
+    engine.keep("core", pa.table({"aid": np.flatnonzero(core)}))
+    return standing.odds(engine, len(core))
+
+
 def _learnt(
     engine: Engine, core: Flags, bumps: list[Bump], accounts: int, *, prompts: bool
 ) -> tuple[Table, dict[str, int]]:
     """What calls weigh, learnt from those that firm members (`core`) made within the groups."""
-    engine.keep("core", pa.table({"aid": np.flatnonzero(core)}))
     engine.table("work", profile.work([(bump.of.layer, bump.of.key) for bump in bumps]))
     made = engine.fetch("SELECT count(*) AS n FROM work")["n"][0].as_py()
     return profile.weights(engine.fetch(profile.seen(prompts=prompts)), made, accounts)
@@ -121,6 +127,7 @@ def _alike(
     most: float,
     calls: Ints,
     known: Flags,
+    beside: Floats,
     *,
     prompts: bool,
 ) -> tuple[Floats, float]:
@@ -151,7 +158,9 @@ def _alike(
             continue
         held = np.vstack([calls[aid].astype(np.float64), reach])
         held[:-1] -= held[1:]
-        found = bags.belonging(held.T, firm, len(calls), members / len(aid), known[aid])
+        found = bags.belonging(
+            held.T, firm, len(calls), members / len(aid), known[aid], beside[aid]
+        )
         p[place, aid] = np.where(near & (suspect >= usual / LITTLE), found.p, 1.0)
         users[place] = float((1 - found.member).sum()) / len(calls)
     return np.minimum(1, MISFIT * len(p) * p.min(axis=0)), float(users.max())
@@ -159,11 +168,12 @@ def _alike(
 
 def _others(reach: Floats) -> float:
     """How many accounts besides the firm members divide such calls evenly, at any level; or 0."""
-    told: list[even.Evenness] = []
-    for one in reach[profile.SUSPECT :]:
-        x, n = np.unique(one[one > 0].astype(np.int64), return_counts=True)
-        if n.sum() >= LEAST:
-            told.append(even.evenness(x, n.astype(np.float64)))
-    most = max(told, key=lambda one: one.z, default=None)
-    z = np.array([most.z if most else 0.0])
-    return most.members if most and score.above(z, score.PRIOR_Z)[0] >= score.EVEN else 0.0
+    level, at = np.nonzero(reach[profile.SUSPECT :] > 0)
+    counts = np.stack([level, reach[profile.SUSPECT + level, at].astype(np.int64)])
+    (of, x), n = np.unique(counts, axis=1, return_counts=True)
+    of, x, n = (one[(np.bincount(level) >= LEAST)[of]] for one in (of, x, n))
+    if not len(of):
+        return 0.0
+    told = even.evenness(np.unique(of, return_inverse=True)[1], x, n.astype(np.float64))
+    most = int(told.z.argmax())
+    return float(told.members[most]) if score.above(told.z, score.PRIOR_Z)[most] >= score.EVEN else 0.0

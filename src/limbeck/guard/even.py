@@ -8,7 +8,7 @@ on a grid) and compared; honest users beside the members, many or few, do not hi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -24,36 +24,42 @@ BROAD, NARROW = 0.5, 0.06
 campaign's accounts differ by their days alone."""
 GRID = np.exp(np.arange(-1.4, 7.2, 0.3))
 """Mean calls of the kernels; `NARROW` ones from 1 on, below that nothing tells them apart."""
+ALONE = int(np.searchsorted(GRID, 1.0))
+"""The first of the `NARROW` kernels."""
 WHOLE = 64
 """Counts up to this are told one by one, larger ones in eighths of octaves."""
+BINS = WHOLE + 8 * 7 + 1
 ROUNDS = 80
+BLOCK = 4_000
+"""Rows that are fitted at once: they stay in a processor's own memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Evenness:
-    """Of one family: z of the narrow group, its accounts, their mean calls and CV², and all's.
+    """Of each family (families,): z of the narrow group, its accounts, their mean calls and CV².
 
-    `belongs` is the probability that an account is of the group, for each of the counts given.
+    `all_cv2` is that of all users; `belongs` the probability that an account is of its family's
+    group, for each of the counts given, (n,).
     """
 
-    z: float
-    members: float
-    mean: float
-    cv2: float
-    all_cv2: float
+    z: Floats
+    members: Floats
+    mean: Floats
+    cv2: Floats
+    all_cv2: Floats
     belongs: Floats
 
 
 def binned(count: Ints) -> Ints:
     """The bin of each count, from 0."""
     above = WHOLE + np.floor(8 * np.log2(np.maximum(count, WHOLE) / WHOLE)).astype(np.int64)
-    return np.minimum(np.where(count <= WHOLE, count, above), WHOLE + 8 * 7)
+    return np.minimum(np.where(count <= WHOLE, count, above), BINS - 1)
 
 
 @lru_cache(maxsize=512)
 def kernels(exposure: float) -> tuple[Floats, Floats]:
     """Likelihood of each bin (B, K) under broad and narrow kernels, of counts from 1 on."""
-    bins = np.arange(WHOLE + 8 * 7 + 1)
+    bins = np.arange(BINS)
     x = np.where(bins <= WHOLE, bins, np.round(WHOLE * 2 ** ((bins - WHOLE + 0.5) / 8)))[:, None]
     mean = exposure * GRID[None, :]
 
@@ -67,65 +73,106 @@ def kernels(exposure: float) -> tuple[Floats, Floats]:
     return law(BROAD), law(NARROW)
 
 
-def evenness(x: Ints, n: Floats, exposure: Floats | None = None) -> Evenness:
-    """The likelihood ratio of a narrow group among accounts with counts x.
+def evenness(of: Ints, x: Ints, n: Floats, exposure: Floats | None = None) -> Evenness:
+    """The likelihood ratio of a narrow group among the accounts of each family.
 
     Args:
+        of: The family of each count, (n,): from 0 on, ascending, none left out.
         x: Counts, from 1 on.
         n: Accounts with that count and exposure.
         exposure: By how much more or less than others they could call.
     """
     exposure = np.ones(len(x)) if exposure is None else exposure
-    broad, narrow = np.empty((2, len(x), len(GRID)))
-    bins = binned(x)
-    for value in np.unique(exposure).tolist():
-        rows = exposure == value
-        for law, of in zip((broad, narrow), kernels(value), strict=True):
-            law[rows] = of[bins[rows]]
-    null, start = _fitted(broad, n, np.full(len(GRID), 1 / len(GRID)))
-    best = _best(broad @ start, np.where(GRID >= 1, narrow, 1e-300), n)
-    both, found = _fitted(
-        np.hstack([broad, narrow[:, best : best + 1]]), n, np.append(0.8 * start, 0.2)
-    )
-    z = float(np.sqrt(max(0.0, 2 * (both - null))))
-    mixed = found[-1] * narrow[:, best] + broad @ found[:-1]
-    belongs = found[-1] * narrow[:, best] / mixed
-    members = float(found[-1] * n.sum())
-    return Evenness(z, members, float(GRID[best]), _cv2(x, n * belongs), _cv2(x, n), belongs)
+    could, which = np.unique(exposure, return_inverse=True)
+    cell = which * BINS + binned(x)
+    laws = [np.concatenate(law) for law in zip(*map(kernels, could.tolist()), strict=True)]
+    first = np.flatnonzero(np.diff(of, prepend=-1))
+    cuts = [0]
+    for begin, end in zip(first.tolist(), [*first[1:].tolist(), len(of)], strict=True):
+        if end - cuts[-1] > BLOCK and begin > cuts[-1]:
+            cuts.append(begin)
+    parts = [
+        _told(of[block] - of[block][0], x[block], n[block], cell[block], laws)
+        for low, high in zip(cuts, [*cuts[1:], len(of)], strict=True)
+        if (block := slice(low, high)) and high > low
+    ]
+    names = ("z", "members", "mean", "cv2", "all_cv2", "belongs")
+    return Evenness(*(np.concatenate([getattr(p, name) for p in parts] or [[]]) for name in names))
 
 
-def _cv2(x: Ints, n: Floats) -> float:
-    """CV² of rates beyond that of Poisson counts."""
-    mean = float(n @ x) / max(float(n.sum()), 1e-9)
-    excess = float(n @ (x - mean) ** 2) / max(float(n.sum()), 1e-9) - mean
-    return max(excess / max(mean, 1e-9) ** 2, 1e-3)
+def _told(of: Ints, x: Ints, n: Floats, cell: Ints, laws: list[Floats]) -> Evenness:
+    """`evenness` of some families at once: a row for each kernel's likelihood of each cell."""
+    cells, back = np.unique(of * (len(laws[0])) + cell, return_inverse=True)
+    held = np.bincount(back, n)
+    family = cells // len(laws[0])
+    broad, narrow = (law[cells % len(laws[0])] for law in laws)
+    rows = _Rows(family, held)
+    even = np.full((rows.families, len(GRID)), 1 / len(GRID))
+    null, start = rows.fitted(broad, even)
+    best = ALONE + rows.best(np.einsum("nk,nk->n", broad, start[family]), narrow[:, ALONE:])
+    beside = narrow[np.arange(len(cells)), best[family]]
+    begin = np.column_stack([0.8 * start, np.full(rows.families, 0.2)])
+    both, found = rows.fitted(np.column_stack([broad, beside]), begin)
+    own = found[family, -1] * beside
+    belongs = own / (own + np.einsum("nk,nk->n", broad, found[family, :-1]))
+    z = np.sqrt(np.maximum(0.0, 2 * (both - null)))
+    of_each = belongs[back]
+    return Evenness(
+        z, found[:, -1] * rows.total, GRID[best],
+        _cv2(of, x, n * of_each), _cv2(of, x, n), of_each,
+    )  # fmt: skip
 
 
-def either(x: Ints, days: Floats, n: Floats) -> Evenness:
-    """The stronger of: all do as much, and all do as much a day that they are there.
+def _cv2(of: Ints, x: Ints, n: Floats) -> Floats:
+    """CV² of each family's rates beyond that of Poisson counts."""
+    total = np.maximum(np.bincount(of, n), 1e-9)
+    mean = np.bincount(of, n * x) / total
+    excess = np.bincount(of, n * (x - mean[of]) ** 2) / total - mean
+    return np.maximum(excess / np.maximum(mean, 1e-9) ** 2, 1e-3)
+
+
+def either(of: Ints, x: Ints, days: Floats, n: Floats) -> Evenness:
+    """The stronger, of each family: all do as much, and all do as much a day that they are there.
 
     So accounts that are replaced one by one look no less even.
     """
-    count, back = np.unique(x, return_inverse=True)
-    whole = evenness(count, np.bincount(back, n).astype(np.float64))
-    whole = replace(whole, belongs=whole.belongs[back])
+    whole = evenness(of, x, n)
     there = 2 ** (np.round(2 * np.log2(np.maximum(days, 1))) / 2)
-    by_day = evenness(x, n, there / float(there.max()))
-    return max(whole, by_day, key=lambda one: one.z)
+    most = np.maximum.reduceat(there, np.flatnonzero(np.diff(of, prepend=-1)))[of]
+    by_day = evenness(of, x, n, there / most)
+    better = by_day.z > whole.z
+    each = {
+        name: np.where(better, getattr(by_day, name), getattr(whole, name))
+        for name in ("z", "members", "mean", "cv2", "all_cv2")
+    }
+    return Evenness(**each, belongs=np.where(better[of], by_day.belongs, whole.belongs))
 
 
-def _fitted(law: Floats, n: Floats, weight: Floats) -> tuple[float, Floats]:
-    """EM for the weights of fixed kernels (B, K): the log-likelihood and the weights."""
-    total = n.sum()
-    for _ in range(ROUNDS):
-        weight = weight * ((n / (law @ weight)) @ law) / total
-    return float(n @ np.log(law @ weight)), weight
+class _Rows:
+    """Counts of several families, a row each, those of one family together."""
 
+    def __init__(self, of: Ints, n: Floats) -> None:
+        self._of, self._n = of, n
+        self._first = np.flatnonzero(np.diff(of, prepend=-1))
+        self.families = len(self._first)
+        self.total = np.add.reduceat(n, self._first)
 
-def _best(null: Floats, narrow: Floats, n: Floats) -> int:
-    """Which narrow kernel (B, K) beside the fixed null (B,) is likeliest, at its best weight."""
-    weight = np.full(narrow.shape[1], 0.2)
-    for _ in range(ROUNDS // 4):
-        mixed = (1 - weight) * null[:, None] + weight * narrow
-        weight = weight * (n @ (narrow / mixed)) / n.sum()
-    return int((n @ np.log((1 - weight) * null[:, None] + weight * narrow)).argmax())
+    def fitted(self, law: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        """EM for the weights (families, K) of fixed kernels (n, K): log-likelihoods, weights."""
+        for _ in range(ROUNDS):
+            mixed = np.einsum("nk,nk->n", law, weight[self._of])
+            up = np.add.reduceat(law * (self._n / mixed)[:, None], self._first)
+            weight = weight * up / self.total[:, None]
+        mixed = np.einsum("nk,nk->n", law, weight[self._of])
+        return np.add.reduceat(self._n * np.log(mixed), self._first), weight
+
+    def best(self, null: Floats, narrow: Floats) -> Ints:
+        """Which narrow kernel (n, K) beside the fixed null (n,) is likeliest, at its best weight."""
+        weight = np.full((self.families, narrow.shape[1]), 0.2)
+        beyond = narrow / null[:, None] - 1
+        for _ in range(ROUNDS // 4):
+            mixed = 1 + weight[self._of] * beyond
+            up = np.add.reduceat((beyond + 1) / mixed * self._n[:, None], self._first)
+            weight = weight * up / self.total[:, None]
+        each = np.log(1 + weight[self._of] * beyond) * self._n[:, None]
+        return np.add.reduceat(each, self._first).argmax(axis=1)

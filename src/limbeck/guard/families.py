@@ -53,7 +53,7 @@ def test(engine: Engine, layer: Layer) -> Families:
     sums = engine.fetch(marks.sums(f"hits_{layer}"), least=LEAST)
     family, users = column(sums, "family"), numbers(sums, "users")
     unit = 2 * family + column(sums, "lives")
-    z, members, mean, cv2, all_cv2 = _evenness(engine, layer, unit)
+    told = _evenness(engine, layer, unit)
     calls = numbers(sums, "n")
     shares = {
         "hours": numbers(sums, "calm") / calls,
@@ -69,35 +69,30 @@ def test(engine: Engine, layer: Layer) -> Families:
     burst, counted = score.bursts(numbers(sums, "pairs"), numbers(sums, "room"))
     shares["bursts"] = burst
     against["bursts"] = score.below(burst, counted, score.PRIOR_BURSTS, users)
-    null = score.null(z)
-    z = score.above(z, null)
+    null = score.null(told.z)
+    z = score.above(told.z, null)
     z = np.where(repeated > REPEATED, -score.CAP, z)
     p, rest = score.verdict(score.Marks(z, against))
     best = np.lexsort((p, family))
     best = best[np.unique(family[best], return_index=True)[1]]
     return Families(
         layer, family[best], column(sums, "lives")[best], users[best].astype(int),
-        members[best], mean[best],
-        np.log(np.where(z >= score.EVEN, cv2, all_cv2))[best],
+        told.members[best], told.mean[best],
+        np.log(np.where(z >= score.EVEN, told.cv2, told.all_cv2))[best],
         {name: value[best] for name, value in shares.items()}, np.minimum(1, 2 * p[best]),
         z[best], rest[best], np.zeros(len(best), bool), null,
     )  # fmt: skip
 
 
-def _evenness(engine: Engine, layer: Layer, unit: Ints) -> list[Floats]:
-    """Of each unit's `even.Evenness`: z, members, mean, CV² of the group and of all."""
+def _evenness(engine: Engine, layer: Layer, unit: Ints) -> even.Evenness:
+    """Of each unit, 2 · family + `lives`; they ascend."""
     rows = engine.fetch(marks.histogram(f"hits_{layer}"))
     of = 2 * column(rows, "family") + column(rows, "lives")
+    tested = np.isin(of, unit)
     x, days, users = column(rows, "x"), numbers(rows, "days"), numbers(rows, "users")
-    first, last = np.searchsorted(of, unit), np.searchsorted(of, unit, "right")
-    found: list[even.Evenness] = []
-    for low, high in zip(first.tolist(), last.tolist(), strict=True):
-        at = slice(low, high)
-        found.append(even.either(x[at], days[at], users[at]))
-    return [
-        np.array([getattr(one, name) for one in found], float)
-        for name in ("z", "members", "mean", "cv2", "all_cv2")
-    ]
+    return even.either(
+        np.searchsorted(unit, of[tested]), x[tested], days[tested], users[tested]
+    )
 
 
 REPEATED = 0.5

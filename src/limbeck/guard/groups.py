@@ -98,18 +98,33 @@ def cells(engine: Engine, families: list[tuple[Layer, int]]) -> list[Group]:
     ]
 
 
-def even_within(group: Group, taken: Flags) -> Bump | None:
-    """The even group among those users who are in no campaign yet (`taken`, (accounts,))."""
-    free = ~taken[group.aid]
-    if free.sum() < LEAST:
-        return None
-    pairs, back, users = np.unique(
-        np.stack([group.n[free], group.days[free].astype(np.int64)]),
-        axis=1, return_inverse=True, return_counts=True,
-    )  # fmt: skip
-    told = even.either(pairs[0], pairs[1].astype(float), users.astype(float))
-    left = Group(group.layer, group.key, group.aid[free], group.n[free], group.days[free])
-    return Bump(left, told.belongs[back.reshape(-1)], told.members, told.mean, told.z)
+def even_within(groups: list[Group], taken: Flags) -> list[Bump | None]:
+    """Of each group the even one among its users who are in no campaign yet (`taken`, (accounts,)).
+
+    None where too few are left.
+    """
+    left = [_left(group, ~taken[group.aid]) for group in groups]
+    large = [place for place, group in enumerate(left) if len(group.aid) >= LEAST]
+    if not large:
+        return [None] * len(groups)
+    of = np.repeat(np.arange(len(large)), [len(left[place].aid) for place in large])
+    n, days = (np.concatenate([getattr(left[p], name) for p in large]) for name in ("n", "days"))
+    rows, back, users = np.unique(
+        np.stack([of, n, days.astype(np.int64)]), axis=1, return_inverse=True, return_counts=True
+    )
+    told = even.either(rows[0], rows[1], rows[2].astype(float), users.astype(float))
+    belongs = told.belongs[back.reshape(-1)]
+    found: list[Bump | None] = [None] * len(groups)
+    for at, place in enumerate(large):
+        found[place] = Bump(
+            left[place], belongs[of == at],
+            float(told.members[at]), float(told.mean[at]), float(told.z[at]),
+        )  # fmt: skip
+    return found
+
+
+def _left(group: Group, free: Flags) -> Group:
+    return Group(group.layer, group.key, group.aid[free], group.n[free], group.days[free])
 
 
 def by_count(bump: Bump, calls: Ints) -> score.Membership:

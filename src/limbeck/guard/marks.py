@@ -56,7 +56,8 @@ def set_ups() -> str:
 def known(engine: Engine) -> str:
     """What the table of accounts says, under the accounts' numbers; `signup` in spans of 3 days."""
     day = engine.div(engine.epoch_us("a.created"), str(3 * 86_400_000_000))
-    return f"""SELECT i.aid, a.payment, {day} AS signup
+    return f"""SELECT i.aid, a.payment, {day} AS signup,
+            a.email_domain, a.channel, a.tier, a.organisation
         FROM accounts a JOIN account_ids i ON i.account = a.account"""
 
 

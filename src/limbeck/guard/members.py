@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from limbeck.guard import marks, profile, score
+from limbeck.guard import marks, profile, score, standing
 from limbeck.guard.arrow import column, pa
 from limbeck.guard.belonging import Campaign, follow
 from limbeck.guard.engine import Engine
@@ -79,15 +79,17 @@ def assign(engine: Engine, tested: list[Families], calls: Ints) -> Members:
         return Members(np.full(len(calls), -1), np.ones(len(calls)), {}, {})
     groups = [users(engine, families, at) for families, at in named]
     families: list[tuple[Layer, int]] = [(of.layer, int(of.family[at])) for of, at in named]
-    evidence = _alone(engine, families, groups, calls)
     prompts = any(of.layer == "template" for of in tested)
     if prompts:
         groups += cells(engine, families)
+    whole = even_within(groups, np.zeros(len(calls), bool))
+    evidence = _alone(engine, families, whole[: len(families)], calls)
+    engine.table("stood", standing.stood())
     engine.table("parts", profile.parts(engine))
     engine.table("background", profile.background(prompts=prompts))
     null: dict[str, tuple[float, float]] = {one.layer: one.null for one in tested}
     null |= {cell: null[layer] for cell, layer in CELLS.values() if layer in null}
-    found = _peeled(engine, groups, null, calls, prompts=prompts)
+    found = _peeled(engine, groups, whole, null, calls, prompts=prompts)
     if not found:
         return Members(np.full(len(calls), -1), np.ones(len(calls)), {}, evidence)
     engine.keep("learnt", profile.learnt({n: one.learnt for n, one in enumerate(found)}))
@@ -105,14 +107,12 @@ def assign(engine: Engine, tested: list[Families], calls: Ints) -> Members:
 
 
 def _alone(
-    engine: Engine, families: list[tuple[Layer, int]], groups: list[Group], calls: Ints
+    engine: Engine, families: list[tuple[Layer, int]], bumps: list[Bump | None], calls: Ints
 ) -> dict[Layer, Floats]:
     """What each layer's named families say by themselves; keeps who is firm in them as `firm`."""
     evidence: dict[Layer, Floats] = {}
     firm: list[tuple[str, int, int]] = []
-    nobody = np.zeros(len(calls), bool)
-    for (layer, family), group in zip(families, groups, strict=True):
-        bump = even_within(group, nobody)
+    for (layer, family), bump in zip(families, bumps, strict=True):
         if bump is not None:
             told = by_count(bump, calls)
             evidence[layer] = np.minimum(evidence.get(layer, 1.0), told.p)
@@ -129,6 +129,7 @@ def _alone(
 def _peeled(
     engine: Engine,
     groups: list[Group],
+    whole: list[Bump | None],
     null: dict[str, tuple[float, float]],
     calls: Ints,
     *,
@@ -139,12 +140,11 @@ def _peeled(
     worst = max(null.values(), key=lambda one: one[0] + score.EVEN * one[1])
     taken = np.zeros(len(calls), bool)
     found: list[Campaign] = []
-    fresh = dict(enumerate(groups))
+    fresh = dict(enumerate(whole))
     bumps: dict[int, Bump] = {}
     while len(found) < MOST:
-        for place, group in fresh.items():
-            bump = even_within(group, taken)
-            of = worst if found else null[group.layer]
+        for place, bump in fresh.items():
+            of = worst if found else null[groups[place].layer]
             if bump is not None and score.above(np.array(bump.z), of) >= score.EVEN:
                 bumps[place] = bump
             else:
@@ -156,7 +156,9 @@ def _peeled(
         found.append(one)
         gone = core | (one.p <= FLAG)
         taken |= gone
-        fresh = {place: one for place, one in enumerate(groups) if gone[one.aid].any()}
+        touched = [place for place, group in enumerate(groups) if gone[group.aid].any()]
+        again = even_within([groups[place] for place in touched], taken)
+        fresh = dict(zip(touched, again, strict=True))
     if len(found) > 1:
         found = [
             follow(engine, one.core, one.bumps, calls, _others_of(found, one), prompts=prompts)
