@@ -84,6 +84,8 @@ def assign(engine: Engine, tested: list[Families], calls: Ints) -> Members:
         groups += cells(engine, families)
     whole = even_within(groups, np.zeros(len(calls), bool))
     evidence = _alone(engine, families, whole[: len(families)], calls)
+    engine.table("hours", standing.hours(engine))
+    engine.table("places", standing.places())
     engine.table("stood", standing.stood())
     engine.table("parts", profile.parts(engine))
     engine.table("background", profile.background(prompts=prompts))

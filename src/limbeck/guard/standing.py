@@ -15,15 +15,29 @@ from limbeck.guard.engine import Engine
 
 Floats = NDArray[np.float64]
 
-TRAITS = {
+KNOWN = {
     # An account as old as another within two fifths, in days before the log's first hour.
     "age": """cast(floor(2 * log2(1 + greatest(0, (SELECT min(hour) FROM events) / 24e0
         - 3 * k.signup))) AS bigint)""",
     "email_domain": "k.email_domain",
     "channel": "k.channel",
     "tier": "k.tier",
+    "payment": "CASE WHEN k.payment IS NULL THEN 0 ELSE 1 END",
     "organisation": "CASE WHEN k.organisation IS NULL THEN 0 ELSE 1 END",
 }
+"""Traits that the table of accounts tells."""
+SEEN = {
+    "calls": "cast(floor(3 * log2(h.calls)) AS bigint)",
+    "an_hour": "cast(floor(4 * log2(h.calls / cast(h.hours AS double))) AS bigint)",
+    "days": "h.days",
+}
+"""Traits of an account's calls, all of them."""
+PLACES = {
+    "networks": "cast(floor(2 * log2(n.networks)) AS bigint)",
+    "home": "n.home",
+}
+"""Traits of where they come from."""
+TRAITS = (*KNOWN, *SEEN, *PLACES)
 STRANGE = 0.1
 """The campaign's accounts that may be like everybody's in any one trait."""
 SEEN_BY = 3
@@ -32,11 +46,30 @@ PRIOR = 10.0
 """Accounts like everybody's that each estimate begins with."""
 
 
+def hours(engine: Engine) -> str:
+    """Of each account: its calls, and in how many hours and days it made any."""
+    day = engine.div("hour", "24")
+    return f"""SELECT aid, sum(n) AS calls, count(*) AS hours, count(DISTINCT {day}) AS days
+        FROM (SELECT aid, hour, count(*) AS n FROM events GROUP BY aid, hour) GROUP BY aid"""
+
+
+def places() -> str:
+    """Of each account: its networks, and the one that most of its calls come from."""
+    return """SELECT aid, count(*) AS networks, max(CASE WHEN place = 1 THEN network END) AS home
+        FROM (SELECT aid, network, row_number() OVER (
+                PARTITION BY aid ORDER BY n DESC, network) AS place
+            FROM (SELECT i.aid, s.network, count(*) AS n FROM sketched s
+                JOIN account_ids i ON i.account = s.account
+                WHERE s.network IS NOT NULL GROUP BY i.aid, s.network))
+        GROUP BY aid"""
+
+
 def stood() -> str:
     """A row an account and trait, where anything is known."""
     each = [
-        f"SELECT k.aid, '{name}' AS trait, cast({sql} AS varchar) AS value FROM known k"
-        for name, sql in TRAITS.items()
+        f"SELECT {table[-1]}.aid, '{name}' AS trait, cast({sql} AS varchar) AS value FROM {table}"
+        for table, traits in (("known k", KNOWN), ("hours h", SEEN), ("places n", PLACES))
+        for name, sql in traits.items()
     ]
     return f"SELECT * FROM ({' UNION ALL '.join(each)}) WHERE value IS NOT NULL"
 
