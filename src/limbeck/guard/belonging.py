@@ -140,20 +140,20 @@ def _alike(
     """
     weights, others = learnt
     engine.keep("weights", weights)
-    counted = engine.fetch(profile.counts(profile.weighed(others, prompts=prompts)))
+    counted = engine.fetch(profile.counts(profile.weighed(others, prompts=prompts), 0))
     aid = column(counted, "aid")
     firm = core[aid]
     p, users = np.ones((2, len(calls))), np.zeros(2)
     if firm.sum() < LEAST // 2:
         return p[0], 1.0
-    for place, view in enumerate(profile.VIEWS if prompts else profile.VIEWS[:1]):
+    for place, view in enumerate(profile.VIEWS):
         reach = np.stack([numbers(counted, f"{view}_{i}") for i in range(len(profile.LEVELS))])
-        suspect = reach[profile.SUSPECT]
+        suspect = reach[0]
         usual = suspect[firm].mean()
         near = suspect <= BEYOND * usual + 10
         members = MORE * max(float(firm.sum()), most)
         if view == "besides":
-            members = float(firm.sum()) + _others(reach[:, near & ~firm & ~known[aid]])
+            members = 2 * float(firm.sum()) + _others(reach[:, near & ~firm & ~known[aid]], 0)
         if members <= firm.sum():
             continue
         held = np.vstack([calls[aid].astype(np.float64), reach])
@@ -166,10 +166,10 @@ def _alike(
     return np.minimum(1, MISFIT * len(p) * p.min(axis=0)), float(users.max())
 
 
-def _others(reach: Floats) -> float:
+def _others(reach: Floats, at0: int) -> float:
     """How many accounts besides the firm members divide such calls evenly, at any level; or 0."""
-    level, at = np.nonzero(reach[profile.SUSPECT :] > 0)
-    counts = np.stack([level, reach[profile.SUSPECT + level, at].astype(np.int64)])
+    level, at = np.nonzero(reach[at0 :] > 0)
+    counts = np.stack([level, reach[at0 + level, at].astype(np.int64)])
     (of, x), n = np.unique(counts, axis=1, return_counts=True)
     of, x, n = (one[(np.bincount(level) >= LEAST)[of]] for one in (of, x, n))
     if not len(of):

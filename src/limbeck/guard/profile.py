@@ -180,7 +180,7 @@ def suspects(*, prompts: bool) -> str:
         WHERE {besides} + {client} >= {MILLI * LEVELS[SUSPECT]}"""
 
 
-def counts(weighed: str) -> str:
+def counts(weighed: str, suspect_at: int = SUSPECT) -> str:
     """How many of each account's calls reach each level of weight, in both views."""
     reach = ", ".join(
         f"sum(CASE WHEN {view} >= {MILLI * level} THEN 1 ELSE 0 END) AS {view}_{i}"
@@ -188,6 +188,6 @@ def counts(weighed: str) -> str:
         for i, level in enumerate(LEVELS)
     )
     least = " OR ".join(f"{view} >= {MILLI * LEVELS[0]}" for view in VIEWS)
-    suspect = " OR ".join(f"max({view}) >= {MILLI * LEVELS[SUSPECT]}" for view in VIEWS)
+    suspect = " OR ".join(f"max({view}) >= {MILLI * LEVELS[suspect_at]}" for view in VIEWS)
     return f"""SELECT aid, {reach} FROM ({weighed}) WHERE {least}
         GROUP BY aid HAVING {suspect} ORDER BY aid"""
