@@ -40,6 +40,7 @@ class Campaign:
     core: Flags
     bumps: list[Bump]
     p: Floats
+    likely: Floats
     users: float
     learnt: tuple[Table, dict[str, int]]
 
@@ -64,12 +65,16 @@ def follow(
     beside = _standing(engine, core)
     most = max(bump.members for bump in bumps)
     learnt = _learnt(engine, core, bumps, len(calls), prompts=prompts)
-    alike, users = _alike(engine, learnt, core, most, calls, known, beside, prompts=prompts)
+    alike, likely, users = _alike(engine, learnt, core, most, calls, known, beside, prompts=prompts)
     rarest = min(bumps, key=lambda bump: len(bump.of.aid) - bump.members)
     counted = by_count(rarest, calls).p
     divided = np.where(alike <= AGREED, MISFIT * divided, 1.0)
-    p = np.minimum(1, 3 * np.min([alike, counted, divided], axis=0))
-    return Campaign(core, bumps, p, users, learnt)
+    import os
+    w=os.environ.get('W','3')
+    gated = np.where(alike <= AGREED, counted, 1.0)
+    p={'3':[alike,counted,divided],'1':[alike],'2':[alike,divided],'5':[alike,divided,gated],'6':[alike,gated]}[w]
+    p = np.minimum(1, len(p) * np.min(p, axis=0))
+    return Campaign(core, bumps, p, likely, users, learnt)
 
 
 def _pure(
@@ -130,7 +135,7 @@ def _alike(
     beside: Floats,
     *,
     prompts: bool,
-) -> tuple[Floats, float]:
+) -> tuple[Floats, Floats, float]:
     """Each account's p-value by what its calls look like, and how many of all are honest users.
 
     Of firm members (`core`) `most` divide a group evenly; `known` belong to other campaigns. Judged
@@ -143,12 +148,12 @@ def _alike(
     counted = engine.fetch(profile.counts(profile.weighed(others, prompts=prompts), 0))
     aid = column(counted, "aid")
     firm = core[aid]
-    p, users = np.ones((2, len(calls))), np.zeros(2)
+    p, member, users = np.ones((2, len(calls))), np.zeros((2, len(calls))), np.zeros(2)
     if firm.sum() < LEAST // 2:
-        return p[0], 1.0
+        return p[0], member[0], 1.0
     for place, view in enumerate(profile.VIEWS):
         reach = np.stack([numbers(counted, f"{view}_{i}") for i in range(len(profile.LEVELS))])
-        suspect = reach[0]
+        suspect = reach[profile.SUSPECT if not place else 0]
         usual = suspect[firm].mean()
         near = suspect <= BEYOND * usual + 10
         members = MORE * max(float(firm.sum()), most)
@@ -161,9 +166,11 @@ def _alike(
         found = bags.belonging(
             held.T, firm, len(calls), members / len(aid), known[aid], beside[aid]
         )
-        p[place, aid] = np.where(near & (suspect >= usual / LITTLE), found.p, 1.0)
+        able = near & (suspect >= usual / LITTLE)
+        p[place, aid] = np.where(able, found.p, 1.0)
+        member[place, aid] = np.where(able, found.member, 0.0)
         users[place] = float((1 - found.member).sum()) / len(calls)
-    return np.minimum(1, MISFIT * len(p) * p.min(axis=0)), float(users.max())
+    return np.minimum(1, MISFIT * len(p) * p.min(axis=0)), member.max(axis=0), float(users.max())
 
 
 def _others(reach: Floats, at0: int) -> float:
