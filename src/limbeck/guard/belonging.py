@@ -1,4 +1,4 @@
-"""Who belongs to a core of firm members: by what calls look like, and by how they are divided."""
+"""Who belongs to a core of firm members: by what their calls look like, and who they are."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from limbeck.guard import bags, even, marks, profile, score, standing
 from limbeck.guard.arrow import Table, column, numbers, pa
 from limbeck.guard.engine import Engine
 from limbeck.guard.families import LEAST
-from limbeck.guard.groups import Bump, Flags, Floats, Ints, by_count, set_up
+from limbeck.guard.groups import Bump, Flags, Floats, Ints, set_up
 
 MISFIT = 2
 """By how much more honest accounts reached a p-value than it says, on simulated logs."""
-AGREED = 0.02
-"""How an account divides its calls counts only if they also look like the campaign's so much."""
 BEYOND = 3
 """An account with more than so many times the members' calls lives by such calls."""
 LITTLE = 4
@@ -31,10 +29,11 @@ COMMON = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Campaign:
-    """A core of firm members, the even groups that they were seen in, and every account's p-value.
+    """A core of firm members, the even groups that they were seen in, and who belongs to it.
 
-    `core` and `p` are (accounts,). `users` is the share of all accounts that are honest and make
-    such calls at all, `learnt` what `profile.weights` gave.
+    `core`, `p` (an account's p-value if it is honest) and `likely` (the probability that it
+    belongs) are (accounts,). `users` is the share of all accounts that are honest and make such
+    calls at all, `learnt` what `profile.weights` gave.
     """
 
     core: Flags
@@ -48,47 +47,34 @@ class Campaign:
 def follow(
     engine: Engine, core: Flags, bumps: list[Bump], calls: Ints, known: Flags, *, prompts: bool
 ) -> Campaign:
-    """Who belongs to a core: the least p-value of three statistics, at three times the p.
-
-    What an account's calls look like; how many it made in the group that fewest honest accounts
-    use; how it divides them within the campaign's set-ups.
+    """Who belongs to a core.
 
     Args:
-        engine: With the tables of the scan, `parts` and `background`.
+        engine: With the tables of the scan, `stood`, `parts` and `background`.
         core: Firm members, (accounts,).
         bumps: The even groups that they were seen in.
         calls: Of each account, (accounts,).
         known: Who belongs to another campaign, (accounts,).
         prompts: Whether the log has them.
     """
-    core, divided = _pure(engine, core, bumps, calls, known, prompts=prompts)
-    beside = _standing(engine, core)
+    core = _pure(engine, core, bumps, calls, known, prompts=prompts)
     most = max(bump.members for bump in bumps)
     learnt = _learnt(engine, core, bumps, len(calls), prompts=prompts)
-    alike, likely, users = _alike(engine, learnt, core, most, calls, known, beside, prompts=prompts)
-    rarest = min(bumps, key=lambda bump: len(bump.of.aid) - bump.members)
-    counted = by_count(rarest, calls).p
-    divided = np.where(alike <= AGREED, MISFIT * divided, 1.0)
-    import os
-    w=os.environ.get('W','3')
-    gated = np.where(alike <= AGREED, counted, 1.0)
-    p={'3':[alike,counted,divided],'1':[alike],'2':[alike,divided],'5':[alike,divided,gated],'6':[alike,gated]}[w]
-    p = np.minimum(1, len(p) * np.min(p, axis=0))
+    p, likely, users = _alike(engine, learnt, core, most, calls, known, prompts=prompts)
     return Campaign(core, bumps, p, likely, users, learnt)
 
 
 def _pure(
     engine: Engine, core: Flags, bumps: list[Bump], calls: Ints, known: Flags, *, prompts: bool
-) -> tuple[Flags, Floats]:
-    """Those of a core who divide their calls within its set-ups as most of it does; p of all.
+) -> Flags:
+    """Those of a core who divide their calls within its set-ups as most of it does.
 
     By ways of asking, or by lengths where there are no prompts: the commonest of the core's, what
     else goes through the set-ups, and all other calls.
     """
-    p = np.ones(len(calls))
     stacks = sorted({stack for bump in bumps if (stack := set_up(bump.of)) is not None})
     if not stacks:
-        return core, p
+        return core
     rows = engine.fetch(marks.divided("method" if prompts else "shape", stacks))
     _, key = np.unique(column(rows, "key"), return_inverse=True)
     aid, at = np.unique(column(rows, "aid"), return_inverse=True)
@@ -99,19 +85,19 @@ def _pure(
     held = np.zeros((len(aid), COMMON + 2))
     np.add.at(held, (at, place[key]), n)
     held[:, -1] = calls[aid] - held.sum(1)
-    beside = _standing(engine, core)
+    beside = _standing(engine, core)[aid]
     for least in PURE:
-        found = bags.belonging(held, core[aid], len(calls), 1.0, known[aid], beside[aid])
+        found = bags.belonging(held, core[aid], len(calls), 1.0, known[aid], beside)
         fits = np.zeros(len(calls), bool)
         fits[aid] = found.member >= least
         if (core & fits).sum() < LEAST // 2:
             break
         core = core & fits
-        p[aid] = found.p
-    return core, p
+    return core
 
 
 def _standing(engine: Engine, core: Flags) -> Floats:
+    """How much likelier each account is the core's by what it is, (accounts,)."""
     engine.keep("core", pa.table({"aid": np.flatnonzero(core)}))
     return standing.odds(engine, len(core))
 
@@ -132,55 +118,52 @@ def _alike(
     most: float,
     calls: Ints,
     known: Flags,
-    beside: Floats,
     *,
     prompts: bool,
 ) -> tuple[Floats, Floats, float]:
-    """Each account's p-value by what its calls look like, and how many of all are honest users.
+    """Each account's p-value, its probability, and how many of all are honest users.
 
     Of firm members (`core`) `most` divide a group evenly; `known` belong to other campaigns. Judged
-    twice where there are prompts, the second time without the set-up, as some of a campaign's
-    accounts keep that of their cover; at twice the p. The laws never fit wholly, which costs
-    another factor.
+    twice, the second time without the set-up, as some of a campaign's accounts keep that of their
+    cover; at twice the p. The laws never fit wholly, which costs another factor.
     """
     weights, others = learnt
     engine.keep("weights", weights)
-    counted = engine.fetch(profile.counts(profile.weighed(others, prompts=prompts), 0))
+    counted = engine.fetch(profile.counts(profile.weighed(others, prompts=prompts)))
     aid = column(counted, "aid")
-    firm = core[aid]
+    firm, beside = core[aid], _standing(engine, core)[aid]
     p, member, users = np.ones((2, len(calls))), np.zeros((2, len(calls))), np.zeros(2)
     if firm.sum() < LEAST // 2:
         return p[0], member[0], 1.0
-    for place, view in enumerate(profile.VIEWS):
+    for place, (view, least) in enumerate(profile.VIEWS.items()):
         reach = np.stack([numbers(counted, f"{view}_{i}") for i in range(len(profile.LEVELS))])
-        suspect = reach[profile.SUSPECT if not place else 0]
+        suspect = reach[least]
         usual = suspect[firm].mean()
         near = suspect <= BEYOND * usual + 10
         members = MORE * max(float(firm.sum()), most)
         if view == "besides":
-            members = 2 * float(firm.sum()) + _others(reach[:, near & ~firm & ~known[aid]], 0)
-        if members <= firm.sum():
-            continue
+            members = 2 * float(firm.sum()) + _others(reach[:, near & ~firm & ~known[aid]])
         held = np.vstack([calls[aid].astype(np.float64), reach])
         held[:-1] -= held[1:]
-        found = bags.belonging(
-            held.T, firm, len(calls), members / len(aid), known[aid], beside[aid]
-        )
+        found = bags.belonging(held.T, firm, len(calls), members / len(aid), known[aid], beside)
         able = near & (suspect >= usual / LITTLE)
         p[place, aid] = np.where(able, found.p, 1.0)
         member[place, aid] = np.where(able, found.member, 0.0)
         users[place] = float((1 - found.member).sum()) / len(calls)
-    return np.minimum(1, MISFIT * len(p) * p.min(axis=0)), member.max(axis=0), float(users.max())
+    p = np.minimum(1, MISFIT * len(p) * p.min(axis=0))
+    return p, member.max(axis=0), float(users.max())
 
 
-def _others(reach: Floats, at0: int) -> float:
+def _others(reach: Floats) -> float:
     """How many accounts besides the firm members divide such calls evenly, at any level; or 0."""
-    level, at = np.nonzero(reach[at0 :] > 0)
-    counts = np.stack([level, reach[at0 + level, at].astype(np.int64)])
-    (of, x), n = np.unique(counts, axis=1, return_counts=True)
-    of, x, n = (one[(np.bincount(level) >= LEAST)[of]] for one in (of, x, n))
-    if not len(of):
+    level, at = np.nonzero(reach > 0)
+    counts = np.stack([level, reach[level, at].astype(np.int64)])
+    (level, x), n = np.unique(counts, axis=1, return_counts=True)
+    enough = np.bincount(level, n, minlength=len(reach))[level] >= LEAST
+    if not enough.any():
         return 0.0
-    told = even.evenness(np.unique(of, return_inverse=True)[1], x, n.astype(np.float64))
+    of = np.unique(level[enough], return_inverse=True)[1]
+    told = even.evenness(of, x[enough], n[enough].astype(np.float64))
     most = int(told.z.argmax())
-    return float(told.members[most]) if score.above(told.z, score.PRIOR_Z)[most] >= score.EVEN else 0.0
+    clear = score.above(told.z, score.PRIOR_Z)[most] >= score.EVEN
+    return float(told.members[most]) if clear else 0.0

@@ -157,7 +157,6 @@ def _peeled(
         one = follow(engine, core, joined, calls, taken, prompts=prompts)
         found.append(one)
         gone = one.core | (one.p <= FLAG) | (one.likely >= LIKELY)
-        import sys; print('    gone',gone.sum(),(one.p<=FLAG).sum(),core.sum(),one.core.sum(),file=sys.stderr)
         taken |= gone
         touched = [place for place, group in enumerate(groups) if gone[group.aid].any()]
         again = even_within([groups[place] for place in touched], taken)

@@ -23,11 +23,11 @@ MILLI = 1000
 LEVELS = (1, 2, 3, 4, 5, 6, 8, 10)
 """Weights at which calls are counted, in nats."""
 SUSPECT = 2
-"""Accounts with no call of this level are nobody's members by what their calls look like; a place
-in `LEVELS`."""
-VIEWS = ("weight", "besides")  # the latter only with prompts
-"""A call's whole weight, and that of all traits besides the set-up: some accounts of a campaign
-work through the set-up of their cover."""
+"""A member's call of this level, a place in `LEVELS`, counts as taken by the campaign."""
+VIEWS = {"weight": SUSPECT, "besides": 0}
+"""A call's whole weight, and that of all traits besides the set-up, as some accounts of a campaign
+work through the set-up of their cover. With each the level, a place in `LEVELS`, that a member has
+calls of: without the set-up every call says less."""
 STRANGE = 0.3
 """The campaign's calls that may be like everybody's in any one trait: what firm members, found by
 a set-up or a template, do not show of the others."""
@@ -180,7 +180,7 @@ def suspects(*, prompts: bool) -> str:
         WHERE {besides} + {client} >= {MILLI * LEVELS[SUSPECT]}"""
 
 
-def counts(weighed: str, suspect_at: int = SUSPECT) -> str:
+def counts(weighed: str) -> str:
     """How many of each account's calls reach each level of weight, in both views."""
     reach = ", ".join(
         f"sum(CASE WHEN {view} >= {MILLI * level} THEN 1 ELSE 0 END) AS {view}_{i}"
@@ -188,6 +188,6 @@ def counts(weighed: str, suspect_at: int = SUSPECT) -> str:
         for i, level in enumerate(LEVELS)
     )
     least = " OR ".join(f"{view} >= {MILLI * LEVELS[0]}" for view in VIEWS)
-    suspect = " OR ".join(f"max({view}) >= {MILLI * LEVELS[suspect_at]}" for view in VIEWS)
+    suspect = " OR ".join(f"max({v}) >= {MILLI * LEVELS[at]}" for v, at in VIEWS.items())
     return f"""SELECT aid, {reach} FROM ({weighed}) WHERE {least}
         GROUP BY aid HAVING {suspect} ORDER BY aid"""
