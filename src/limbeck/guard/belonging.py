@@ -44,27 +44,7 @@ class Campaign:
     learnt: tuple[Table, dict[str, int]]
 
 
-def follow(
-    engine: Engine, core: Flags, bumps: list[Bump], calls: Ints, known: Flags, *, prompts: bool
-) -> Campaign:
-    """Who belongs to a core.
-
-    Args:
-        engine: With the tables of the scan, `stood`, `parts` and `background`.
-        core: Firm members, (accounts,).
-        bumps: The even groups that they were seen in.
-        calls: Of each account, (accounts,).
-        known: Who belongs to another campaign, (accounts,).
-        prompts: Whether the log has them.
-    """
-    core = _pure(engine, core, bumps, calls, known, prompts=prompts)
-    most = max(bump.members for bump in bumps)
-    learnt = _learnt(engine, core, bumps, len(calls), prompts=prompts)
-    p, likely, users = _alike(engine, learnt, core, most, calls, known, prompts=prompts)
-    return Campaign(core, bumps, p, likely, users, learnt)
-
-
-def _pure(
+def mended(
     engine: Engine, core: Flags, bumps: list[Bump], calls: Ints, known: Flags, *, prompts: bool
 ) -> Flags:
     """Those of a core who divide their calls within its set-ups as most of it does.
@@ -95,6 +75,25 @@ def _pure(
             break
         core = core & fits
     return core
+
+
+def follow(
+    engine: Engine, core: Flags, bumps: list[Bump], calls: Ints, known: Flags, *, prompts: bool
+) -> Campaign:
+    """Who belongs to a core.
+
+    Args:
+        engine: With the tables of the scan, `stood`, `parts` and `background`.
+        core: Firm members, (accounts,).
+        bumps: The even groups that they were seen in.
+        calls: Of each account, (accounts,).
+        known: Who belongs to another campaign, (accounts,).
+        prompts: Whether the log has them.
+    """
+    most = max(bump.members for bump in bumps)
+    learnt = _learnt(engine, core, bumps, len(calls), prompts=prompts)
+    p, likely, users = _alike(engine, learnt, core, most, calls, known, prompts=prompts)
+    return Campaign(core, bumps, p, likely, users, learnt)
 
 
 def _firm(engine: Engine, core: Flags) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from limbeck.guard import marks, profile, score, standing
 from limbeck.guard.arrow import column, pa
-from limbeck.guard.belonging import Campaign, follow
+from limbeck.guard.belonging import Campaign, follow, mended
 from limbeck.guard.engine import Engine
 from limbeck.guard.families import LEAST, Families
 from limbeck.guard.features import FAMILIES, LENGTHS, Layer
@@ -154,9 +154,10 @@ def _peeled(
         core, joined = _first(list(bumps.values()), calls)
         if not joined:
             break
+        core = mended(engine, core, joined, calls, taken, prompts=prompts)
         one = follow(engine, core, joined, calls, taken, prompts=prompts)
         found.append(one)
-        gone = one.core | (one.p <= FLAG) | (one.likely >= LIKELY)
+        gone = core | (one.p <= FLAG) | (one.likely >= LIKELY)
         taken |= gone
         touched = [place for place, group in enumerate(groups) if gone[group.aid].any()]
         again = even_within([groups[place] for place in touched], taken)
