@@ -11,9 +11,12 @@ from scipy import stats
 from limbeck.guard import bags, cohorts, even, link, profile, score
 
 
-def _counts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    value, n = np.unique(x[x > 0], return_counts=True)
-    return value, n.astype(float)
+def _even(*families: np.ndarray) -> even.Evenness:
+    """Of families of accounts, each with its calls."""
+    counts = [np.unique(x[x > 0], return_counts=True) for x in families]
+    of = np.repeat(np.arange(len(families)), [len(value) for value, _ in counts])
+    value, n = (np.concatenate(part) for part in zip(*counts, strict=True))
+    return even.evenness(of, value, n.astype(float))
 
 
 def _people(rng: np.random.Generator, n: int, sigma: float = 1.0) -> np.ndarray:
@@ -24,29 +27,40 @@ def test_an_even_group_shows_among_uneven_users_and_its_size_is_found() -> None:
     rng = np.random.default_rng(0)
     members = rng.poisson(25 * rng.gamma(1 / 0.05, 0.05, 300))
     for honest in (0, 150, 600):
-        found = even.evenness(*_counts(np.concatenate([_people(rng, honest), members])))
-        assert found.z > 4.5
-        assert found.members == pytest.approx(300, rel=0.35)
-        assert found.mean == pytest.approx(25, rel=0.3)
+        found = _even(np.concatenate([_people(rng, honest), members]))
+        assert found.z[0] > 4.5
+        assert found.members[0] == pytest.approx(300, rel=0.35)
+        assert found.mean[0] == pytest.approx(25, rel=0.3)
 
 
 def test_people_alone_show_no_even_group() -> None:
     rng = np.random.default_rng(1)
-    z = [
-        even.evenness(*_counts(_people(rng, 400, sigma))).z
-        for sigma in (0.8, 1.0, 1.3)
-        for _ in range(20)
-    ]
-    assert score.above(np.array(z), score.null(np.array(z))).max() < score.EVEN
+    z = _even(*(_people(rng, 400, sigma) for sigma in (0.8, 1.0, 1.3) for _ in range(20))).z
+    assert score.above(z, score.null(z)).max() < score.EVEN
+
+
+def test_a_family_is_judged_alike_alone_and_among_many() -> None:
+    rng = np.random.default_rng(10)
+    families = [_people(rng, int(size)) for size in rng.integers(20, 3_000, 40)]
+    among = _even(*families)
+    first = 0
+    for place, family in enumerate(families):
+        alone = _even(family)
+        assert alone.z[0] == pytest.approx(among.z[place], abs=1e-9)
+        last = first + len(alone.belongs)
+        np.testing.assert_allclose(alone.belongs, among.belongs[first:last], atol=1e-9)
+        first = last
+    assert first == len(among.belongs)
 
 
 def test_accounts_that_are_replaced_are_even_by_the_day() -> None:
     rng = np.random.default_rng(2)
     days = (2.0 ** rng.integers(0, 5, 600)).astype(np.float64)
     x = rng.poisson(4 * days)
-    told = even.either(x[x > 0], days[x > 0], np.ones(int((x > 0).sum())))
-    assert told.z > 10
-    assert even.evenness(*_counts(x)).z < told.z
+    one = np.zeros(int((x > 0).sum()), int)
+    told = even.either(one, x[x > 0], days[x > 0], np.ones(len(one)))
+    assert told.z[0] > 10
+    assert _even(x).z[0] < told.z[0]
 
 
 def test_membership_finds_members_and_spares_honest_users() -> None:

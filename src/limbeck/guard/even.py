@@ -87,26 +87,23 @@ def evenness(of: Ints, x: Ints, n: Floats, exposure: Floats | None = None) -> Ev
     cell = which * BINS + binned(x)
     laws = [np.concatenate(law) for law in zip(*map(kernels, could.tolist()), strict=True)]
     first = np.flatnonzero(np.diff(of, prepend=-1))
-    cuts = [0]
-    for begin, end in zip(first.tolist(), [*first[1:].tolist(), len(of)], strict=True):
-        if end - cuts[-1] > BLOCK and begin > cuts[-1]:
-            cuts.append(begin)
+    cuts = first[1:][np.diff(np.append(first[1:], len(of)) // BLOCK) > 0]
     parts = [
-        _told(of[block] - of[block][0], x[block], n[block], cell[block], laws)
-        for low, high in zip(cuts, [*cuts[1:], len(of)], strict=True)
-        if (block := slice(low, high)) and high > low
+        _told(*(part[low:high] for part in (of, x, n, cell)), laws)
+        for low, high in zip([0, *cuts.tolist()], [*cuts.tolist(), len(of)], strict=True)
+        if high > low
     ]
     names = ("z", "members", "mean", "cv2", "all_cv2", "belongs")
     return Evenness(*(np.concatenate([getattr(p, name) for p in parts] or [[]]) for name in names))
 
 
 def _told(of: Ints, x: Ints, n: Floats, cell: Ints, laws: list[Floats]) -> Evenness:
-    """`evenness` of some families at once: a row for each kernel's likelihood of each cell."""
-    cells, back = np.unique(of * (len(laws[0])) + cell, return_inverse=True)
-    held = np.bincount(back, n)
+    """`evenness` of some families at once; `laws` are likelihoods of each cell, (cells, K)."""
+    of = of - of[0]
+    cells, back = np.unique(of * len(laws[0]) + cell, return_inverse=True)
     family = cells // len(laws[0])
     broad, narrow = (law[cells % len(laws[0])] for law in laws)
-    rows = _Rows(family, held)
+    rows = _Rows(family, np.bincount(back, n))
     even = np.full((rows.families, len(GRID)), 1 / len(GRID))
     null, start = rows.fitted(broad, even)
     best = ALONE + rows.best(np.einsum("nk,nk->n", broad, start[family]), narrow[:, ALONE:])
@@ -167,7 +164,7 @@ class _Rows:
         return np.add.reduceat(self._n * np.log(mixed), self._first), weight
 
     def best(self, null: Floats, narrow: Floats) -> Ints:
-        """Which narrow kernel (n, K) beside the fixed null (n,) is likeliest, at its best weight."""
+        """Which narrow kernel (n, K) beside the fixed null (n,) is likeliest, at best weight."""
         weight = np.full((self.families, narrow.shape[1]), 0.2)
         beyond = narrow / null[:, None] - 1
         for _ in range(ROUNDS // 4):

@@ -90,9 +90,7 @@ def _evenness(engine: Engine, layer: Layer, unit: Ints) -> even.Evenness:
     of = 2 * column(rows, "family") + column(rows, "lives")
     tested = np.isin(of, unit)
     x, days, users = column(rows, "x"), numbers(rows, "days"), numbers(rows, "users")
-    return even.either(
-        np.searchsorted(unit, of[tested]), x[tested], days[tested], users[tested]
-    )
+    return even.either(np.searchsorted(unit, of[tested]), x[tested], days[tested], users[tested])
 
 
 REPEATED = 0.5

@@ -67,7 +67,7 @@ def places() -> str:
 def stood() -> str:
     """A row an account and trait, where anything is known."""
     each = [
-        f"SELECT {table[-1]}.aid, '{name}' AS trait, cast({sql} AS varchar) AS value FROM {table}"
+        f"SELECT {table[-1]}.aid, '{name}' AS trait, cast({sql} AS string) AS value FROM {table}"
         for table, traits in (("known k", KNOWN), ("hours h", SEEN), ("places n", PLACES))
         for name, sql in traits.items()
     ]
