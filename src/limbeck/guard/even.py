@@ -50,6 +50,9 @@ class Evenness:
     belongs: Floats
 
 
+OF_FAMILY = ("z", "members", "mean", "cv2", "all_cv2")
+
+
 def binned(count: Ints) -> Ints:
     """The bin of each count, from 0."""
     above = WHOLE + np.floor(8 * np.log2(np.maximum(count, WHOLE) / WHOLE)).astype(np.int64)
@@ -89,12 +92,15 @@ def evenness(of: Ints, x: Ints, n: Floats, exposure: Floats | None = None) -> Ev
     first = np.flatnonzero(np.diff(of, prepend=-1))
     cuts = first[1:][np.diff(np.append(first[1:], len(of)) // BLOCK) > 0]
     parts = [
-        _told(*(part[low:high] for part in (of, x, n, cell)), laws)
+        _told(of[low:high], x[low:high], n[low:high], cell[low:high], laws)
         for low, high in zip([0, *cuts.tolist()], [*cuts.tolist(), len(of)], strict=True)
         if high > low
     ]
-    names = ("z", "members", "mean", "cv2", "all_cv2", "belongs")
-    return Evenness(*(np.concatenate([getattr(p, name) for p in parts] or [[]]) for name in names))
+    each: dict[str, Floats] = {
+        name: np.concatenate([np.zeros(0), *(getattr(part, name) for part in parts)])
+        for name in (*OF_FAMILY, "belongs")
+    }
+    return Evenness(**each)
 
 
 def _told(of: Ints, x: Ints, n: Floats, cell: Ints, laws: list[Floats]) -> Evenness:
@@ -103,7 +109,7 @@ def _told(of: Ints, x: Ints, n: Floats, cell: Ints, laws: list[Floats]) -> Evenn
     cells, back = np.unique(of * len(laws[0]) + cell, return_inverse=True)
     family = cells // len(laws[0])
     broad, narrow = (law[cells % len(laws[0])] for law in laws)
-    rows = _Rows(family, np.bincount(back, n))
+    rows = _Rows(family, np.bincount(back, n).astype(np.float64))
     even = np.full((rows.families, len(GRID)), 1 / len(GRID))
     null, start = rows.fitted(broad, even)
     best = ALONE + rows.best(np.einsum("nk,nk->n", broad, start[family]), narrow[:, ALONE:])
@@ -138,9 +144,8 @@ def either(of: Ints, x: Ints, days: Floats, n: Floats) -> Evenness:
     most = np.maximum.reduceat(there, np.flatnonzero(np.diff(of, prepend=-1)))[of]
     by_day = evenness(of, x, n, there / most)
     better = by_day.z > whole.z
-    each = {
-        name: np.where(better, getattr(by_day, name), getattr(whole, name))
-        for name in ("z", "members", "mean", "cv2", "all_cv2")
+    each: dict[str, Floats] = {
+        name: np.where(better, getattr(by_day, name), getattr(whole, name)) for name in OF_FAMILY
     }
     return Evenness(**each, belongs=np.where(better[of], by_day.belongs, whole.belongs))
 
