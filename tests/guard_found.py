@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from guard_world import Campaign, world, write
 from limbeck.__main__ import run
+from limbeck.guard.schema import ACCOUNTS
 
 EVIL = "<script>document.title='taken'</script>\"'&<img src=x onerror=\"document.title='taken'\">"
 HONEST = 4000
@@ -59,9 +60,13 @@ def found(folder: Path) -> Found:
         "account": pa.array([name(one) for one in of.tolist()]),
         "created": pa.array(1_760_000_000_000_000 + of * 3_600_000_000, pa.timestamp("us", "UTC")),
         "payment": pa.array([f"{EVIL}{one // 30}" for one in of.tolist()]),
-        "organisation": pa.nulls(len(of), pa.string()),
+        "email_domain": pa.array([f"{EVIL}.example"] * len(of)),
     }
-    pq.write_table(pa.table(accounts), state / "accounts.parquet")
+    joined = [f"{EVIL} programme" if one >= HONEST else "web" for one in of.tolist()]
+    accounts |= {n: pa.nulls(len(of), pa.string()) for n in ("tier", "organisation")}
+    accounts |= {"channel": pa.array(joined)}
+    known = pa.table(accounts).select(ACCOUNTS.names)
+    pq.write_table(known.cast(ACCOUNTS), state / "accounts.parquet")
     common, calls = np.unique(table["skeleton"].to_numpy(), return_counts=True)
     often = np.argsort(-calls)[:500]
     texts = {

@@ -72,6 +72,7 @@ def test_no_name_of_the_log_becomes_markup(page: Page, scanned: Found) -> None:
     assert scanned.told["campaigns"][0]["members"][0] in page.texts  # an account
     assert f"explain … {EVIL}" in page.text  # a template
     assert f"no session: sessions {EVIL}" in page.text  # a warning
+    assert f"signed up through {EVIL} programme" in page.text  # what members are oftener
     assert page.text.count(EVIL) > 150
 
 
@@ -85,6 +86,9 @@ def test_the_page_tells_what_campaigns_json_does(page: Page, scanned: Found) -> 
     assert "calibrated figure" in page.text and "A person signs" in page.text
     for layer in one["evidence"].values():
         assert layer["shares"] in page.text
+    (joined,) = (row for row in one["standing"] if row["what"].startswith("signed up through"))
+    assert joined["share_of_members"] == 1
+    assert joined["share_of_all"] == pytest.approx(150 / scanned.told["accounts"], rel=0.1)
 
 
 def test_what_cannot_be_seen_is_carried_into_both(page: Page, scanned: Found) -> None:
@@ -194,7 +198,8 @@ def test_a_campaign_of_which_nothing_is_shared_is_drawn_all_the_same() -> None:
     shared = [Shared("payment", "p", 2, 2)]
     lone = Campaign(
         number=0, aids=np.array([0]), members=["a"], totals={}, calls_with_cover=1, hours=rows,
-        days=[], ways=[], within={}, firm={}, largest={}, shared=shared, links=[], lookalikes=set(),
+        days=[], ways=[], within={}, firm={}, largest={}, standing=[],
+        shared=shared, links=[], lookalikes=set(),
         places=[], samples=[],
     )  # fmt: skip
     assert drawing.network(lone, drawing.NARROW).tag == "svg"

@@ -28,11 +28,11 @@ def _odds(folder: Path, order: np.ndarray) -> np.ndarray:
     calls = pa.array(np.repeat(aid, 2))
     with Engine.open(folder, threads=1) as engine:
         engine.keep("events", pa.table({"aid": calls, "hour": pa.array(np.tile([0, 30], n))}))
-        engine.keep("places", pa.table({"aid": aid, "networks": [1] * n, "home": ["here"] * n}))
+        engine.keep("homes", pa.table({"aid": aid, "networks": [1] * n, "home": ["here"] * n}))
         same = {"signup": [-10] * n, "email_domain": ["post.example"] * n, "tier": ["free"] * n}
         none = {name: pa.nulls(n, pa.string()) for name in ("payment", "organisation")}
         engine.keep("known", pa.table({"aid": aid, "channel": channel, **same, **none}))
-        engine.table("hours", standing.hours(engine))
+        engine.table("paces", standing.paces(engine))
         engine.table("stood", standing.stood())
         engine.keep("core", pa.table({"aid": np.arange(200)}))
         return standing.odds(engine, n)

@@ -78,8 +78,8 @@ def campaign(places: list[Place], members: list[str]) -> Campaign:
     rows: list[Any] = []
     return Campaign(
         number=0, aids=np.zeros(1, int), members=members, totals={}, calls_with_cover=9, hours=rows,
-        days=rows, ways=rows, within={}, firm={}, largest={}, shared=[], links=[], lookalikes=set(),
-        places=places, samples=rows,
+        days=rows, ways=rows, within={}, firm={}, largest={}, standing=[], shared=[],
+        links=[], lookalikes=set(), places=places, samples=rows,
     )  # fmt: skip
 
 

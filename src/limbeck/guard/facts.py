@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from limbeck.guard import profile, taken
+from limbeck.guard import profile, standing, taken
 from limbeck.guard.arrow import Array, Table, pa, pc
 from limbeck.guard.engine import Engine
 from limbeck.guard.families import Ints
@@ -49,8 +49,10 @@ class Campaign:
     tokens_out; `ways` counts its calls by capability.
     `within` is how many members made a call within its families of each layer, and `firm` the
     numbers of those who belong to one beyond doubt.
-    `largest` is the share of members with the commonest organisation, payment and network. `links`
-    are pairs of an account drawn and its place in `shared`; `lookalikes` are those of no campaign.
+    `largest` is the share of members with the commonest organisation, payment and network.
+    `standing` says what members are oftener than others: rows of trait, value, members, users.
+    `links` are pairs of an account drawn and its place in `shared`; `lookalikes` are those of no
+    campaign.
     """
 
     number: int
@@ -64,6 +66,7 @@ class Campaign:
     within: dict[str, int]
     firm: dict[str, Ints]
     largest: dict[str, float]
+    standing: list[Row]
     shared: list[Shared]
     links: list[tuple[str, int]]
     lookalikes: set[str]
@@ -132,6 +135,7 @@ class _Read:
             "within": taken.within(layers),
             "firm": taken.firm(),
             "largest": taken.largest(),
+            "standing": standing.common(),
             "used": taken.used(),
             "drawn": taken.drawn(),
             "crowds": taken.crowds(),
@@ -189,6 +193,7 @@ def _campaign(number: int, scan: Scan, names: Array, read: _Read) -> Campaign:
             for layer in {row["layer"] for row in firm}
         },
         largest={row["what"]: row["n"] / len(aids) for row in read.of("largest", number)},
+        standing=read.of("standing", number),
         shared=[
             Shared(r["kind"], read.named(r["kind"], r["value"]), r["members"], r["users"])
             for r in read.of("used", number)

@@ -14,6 +14,7 @@ import numpy as np
 
 from limbeck.errors import InputError
 from limbeck.files import whole_file, write_text
+from limbeck.guard import standing
 from limbeck.guard.arrow import pa, pq
 from limbeck.guard.engine import Engine
 from limbeck.guard.facts import Campaign, Facts, gather
@@ -174,6 +175,10 @@ def lines(told: dict[str, Any]) -> list[str]:
         f"{one['cv2_of_members']} (p = {one['p_value']:.1g})"
         for one in why["evidence"].values()
     ]
+    shared += [
+        f"  {one['what']}: {one['share_of_members']:.0%} of them, {one['share_of_all']:.1%} of all"
+        for one in why["standing"]
+    ]
     weighed = why["honest_explanations"]
     seats = [
         f"  {name}: {weighed[name]['share']:.0%} of them share the largest"
@@ -224,6 +229,7 @@ def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str
         "capabilities": _capabilities(facts),
         "evidence": evidence,
         "linked_without": _without(scan, facts),
+        "standing": _standing(facts, log),
         "confidence": {
             "score": _score(scan, evidence),
             "account_false_positives_expected": round(
@@ -322,6 +328,18 @@ def _evidence(
             ),
         }
     return told
+
+
+def _standing(facts: Campaign, log: Facts) -> list[dict[str, Any]]:
+    """What members are oftener than others; it tilts the scale that their calls are weighed on."""
+    return [
+        {
+            "what": standing.said(row["trait"], row["value"]),
+            "share_of_members": round(row["members"] / len(facts.aids), 4),
+            "share_of_all": round(row["users"] / len(log.names), 4),
+        }
+        for row in facts.standing
+    ]
 
 
 def _without(scan: Scan, facts: Campaign) -> dict[str, dict[str, Any]]:

@@ -155,6 +155,7 @@ def _campaign(one: Mapping[str, Any], facts: Campaign, log: Facts) -> Element:
         *_network(facts),
         *_samples(facts),
         *_evidence(one),
+        *_standing(one),
         *_honest(one),
         _members(one),
         id=one["id"],
@@ -241,6 +242,27 @@ def _evidence(one: Mapping[str, Any]) -> list[Element]:
     return [el("h3", "Evidence, layer by layer"), _table(heads, rows, left=(5, 6))]
 
 
+def _standing(one: Mapping[str, Any]) -> list[Element]:
+    rows: list[list[Element | str]] = [
+        [
+            el("span", quoted(row["what"])),
+            f"{row['share_of_members']:.0%}",
+            f"{row['share_of_all']:.1%}",
+        ]
+        for row in one["standing"]
+    ]
+    caption = (
+        "It accuses nobody by itself: it tilts the scale on which an account's calls are weighed."
+    )
+    if not rows:
+        return []
+    return [
+        el("h3", "What its accounts are oftener than others"),
+        _table(("What", "Of members", "Of all accounts"), rows),
+        el("p", caption, class_="caption"),
+    ]
+
+
 def _honest(one: Mapping[str, Any]) -> list[Element]:
     lines: list[list[Element | str]] = []
     for name, weighed in one["honest_explanations"].items():
@@ -297,7 +319,7 @@ def _glossary() -> Element:
         "Score": "100 × (1 − p-value × groups tested), at most 95.",
         "Firm": "Members who belong to one of the layer's groups with a probability of 80 % or "
         "more, by their number of calls within it; others are members by what their calls look "
-        "like, or by how they divide them.",
+        "like and what accounts they are.",
         "Still named without it": "Whether a group of another layer passed the same test, and how "
         "many of the members are firm in such groups, or flagged by them alone. Lengths are told "
         "apart by set-up, which so speaks in two layers.",

@@ -27,16 +27,18 @@ KNOWN = {
 }
 """Traits that the table of accounts tells."""
 SEEN = {
-    "calls": "cast(floor(3 * log2(h.calls)) AS bigint)",
-    "an_hour": "cast(floor(4 * log2(h.calls / cast(h.hours AS double))) AS bigint)",
-    "days": "h.days",
+    "calls": "cast(floor(3 * log2(p.calls)) AS bigint)",
+    "an_hour": "cast(floor(4 * log2(p.calls / cast(p.hours AS double))) AS bigint)",
+    "days": "p.days",
 }
 """Traits of an account's calls, all of them."""
 PLACES = {
-    "networks": "cast(floor(2 * log2(n.networks)) AS bigint)",
-    "home": "n.home",
+    "networks": "cast(floor(2 * log2(h.networks)) AS bigint)",
+    "home": "h.home",
 }
 """Traits of where they come from."""
+STEPS = {"age": 2, "calls": 3, "an_hour": 4, "days": 1, "networks": 2}
+"""Steps an octave of the traits that are counts."""
 TRAITS = (*KNOWN, *SEEN, *PLACES)
 STRANGE = 0.1
 """The campaign's accounts that may be like everybody's in any one trait."""
@@ -46,14 +48,14 @@ PRIOR = 10.0
 """Accounts like everybody's that each estimate begins with."""
 
 
-def hours(engine: Engine) -> str:
+def paces(engine: Engine) -> str:
     """Of each account: its calls, and in how many hours and days it made any."""
     day = engine.div("hour", "24")
     return f"""SELECT aid, sum(n) AS calls, count(*) AS hours, count(DISTINCT {day}) AS days
         FROM (SELECT aid, hour, count(*) AS n FROM events GROUP BY aid, hour) GROUP BY aid"""
 
 
-def places() -> str:
+def homes() -> str:
     """Of each account: its networks, and the one that most of its calls come from."""
     return """SELECT aid, count(*) AS networks, max(CASE WHEN place = 1 THEN network END) AS home
         FROM (SELECT aid, network, row_number() OVER (
@@ -68,10 +70,46 @@ def stood() -> str:
     """A row an account and trait, where anything is known."""
     each = [
         f"SELECT {table[-1]}.aid, '{name}' AS trait, cast({sql} AS string) AS value FROM {table}"
-        for table, traits in (("known k", KNOWN), ("hours h", SEEN), ("places n", PLACES))
+        for table, traits in (("known k", KNOWN), ("paces p", SEEN), ("homes h", PLACES))
         for name, sql in traits.items()
     ]
     return f"SELECT * FROM ({' UNION ALL '.join(each)}) WHERE value IS NOT NULL"
+
+
+def common() -> str:
+    """The values that three in ten `members` of a campaign have, twice as many as of all."""
+    return """SELECT c.campaign, c.trait, c.value, c.members, v.users FROM (
+            SELECT m.campaign, s.trait, s.value, count(*) AS members FROM stood s
+            JOIN members m ON m.aid = s.aid GROUP BY m.campaign, s.trait, s.value) c
+        JOIN (SELECT campaign, count(*) AS size FROM members GROUP BY campaign) z
+            ON z.campaign = c.campaign
+        JOIN (SELECT trait, value, count(*) AS users FROM stood GROUP BY trait, value) v
+            ON v.trait = c.trait AND v.value = c.value
+        WHERE c.members >= 0.3e0 * z.size AND
+            c.members * (SELECT count(*) FROM account_ids) >= 2 * v.users * z.size
+        ORDER BY c.campaign, c.members DESC, c.trait, c.value"""
+
+
+def said(trait: str, value: str) -> str:
+    """A value of a trait, as a person reads it."""
+    words = {
+        "email_domain": f"mail at {value}",
+        "channel": f"signed up through {value}",
+        "tier": f"tier {value}",
+        "payment": "no payment known" if value == "0" else "a payment known",
+        "organisation": "no organisation" if value == "0" else "an organisation",
+        "home": f"most calls from {value}",
+    }
+    if trait in words:
+        return words[trait]
+    low, high = (2 ** (step / STEPS[trait]) for step in (int(value), int(value) + 1))
+    return {
+        "age": f"signed up {low - 1:.0f} to {high - 1:.0f} days before the log begins",
+        "calls": f"{low:,.0f} to {high:,.0f} calls in all",
+        "an_hour": f"{low:.1f} to {high:.1f} calls in an hour with any",
+        "days": f"calls on {value} days",
+        "networks": f"{low:,.0f} to {high:,.0f} networks",
+    }[trait]
 
 
 def odds(engine: Engine, accounts: int) -> Floats:
