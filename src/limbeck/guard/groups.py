@@ -107,17 +107,23 @@ def even_within(groups: list[Group], taken: Flags) -> list[Bump | None]:
     large = [place for place, group in enumerate(left) if len(group.aid) >= LEAST]
     if not large:
         return [None] * len(groups)
-    of = np.repeat(np.arange(len(large)), [len(left[place].aid) for place in large])
-    n, days = (np.concatenate([getattr(left[p], name) for p in large]) for name in ("n", "days"))
-    rows, back, users = np.unique(
-        np.stack([of, n, days.astype(np.int64)]), axis=1, return_inverse=True, return_counts=True
-    )
-    told = even.either(rows[0], rows[1], rows[2].astype(float), users.astype(float))
-    belongs = told.belongs[back.reshape(-1)]
+    sizes = [len(left[place].aid) for place in large]
+    n = np.concatenate([left[place].n for place in large])
+    days = np.concatenate([left[place].days for place in large]).astype(np.int64)
+    most, longest = int(n.max()) + 1, int(days.max()) + 1
+    keys, back, users = np.unique(
+        (np.repeat(np.arange(len(large)), sizes) * most + n) * longest + days,
+        return_inverse=True, return_counts=True,
+    )  # fmt: skip
+    told = even.either(
+        keys // (most * longest), keys // longest % most,
+        (keys % longest).astype(np.float64), users.astype(np.float64),
+    )  # fmt: skip
+    belongs = np.split(told.belongs[back], np.cumsum(sizes)[:-1])
     found: list[Bump | None] = [None] * len(groups)
     for at, place in enumerate(large):
         found[place] = Bump(
-            left[place], belongs[of == at],
+            left[place], belongs[at],
             float(told.members[at]), float(told.mean[at]), float(told.z[at]),
         )  # fmt: skip
     return found

@@ -4,7 +4,7 @@ Several campaigns may work through one set-up, and one through several templates
 what was named are looked at in cells (a family of templates through a set-up, a way of asking
 through a set-up), where hardly anybody honest is left. The clearest even group of all begins a
 campaign; groups with the same accounts confirm it; who else belongs is told by what the calls look
-like. Its accounts are then taken out, and what is left is looked at again.
+like and what accounts these are. They are then taken out, and what is left is looked at again.
 """
 
 from __future__ import annotations
