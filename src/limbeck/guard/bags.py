@@ -68,7 +68,7 @@ def belonging(
     bags = bags * np.minimum(1, WHOLE / bags.sum(1))[:, None]
     step = max(1, len(bags) // SAMPLE)
     fitted = firm | (np.arange(len(bags)) % step == 0)
-    few, else_ = _Held(bags[fitted]), beside[fitted]
+    few, tilt = _Held(bags[fitted]), beside[fitted]
     weight = (np.where(firm, 1.0, step) * (1 - others))[fitted]
     first = firm[fitted].astype(float)
     blank = np.full(len(bags[0]), 1.0)
@@ -79,7 +79,7 @@ def belonging(
     crowd = few.dirichlet(weight * (1 - first), blank, 30)
     honest = float((weight * (1 - first)).sum())
     safe = max(SAFE, 1 - LEFT * honest / max(float((weight * first).sum()), 1.0)) * first
-    belongs = np.maximum(_odds(few.law(member) - few.law(crowd) + else_, share), safe)
+    belongs = np.maximum(_odds(few.law(member) - few.law(crowd) + tilt, share), safe)
     mixing = np.full(KINDS, 1 / KINDS)
     for _ in range(ROUNDS):
         left = of * (weight * (1 - belongs))[:, None]
@@ -90,7 +90,7 @@ def belonging(
         each = _honest(few, kinds, mixing)
         total = np.logaddexp.reduce(each, axis=1)
         of = np.exp(each - total[:, None])
-        belongs = np.maximum(_odds(few.law(member) - total + else_, share), safe)
+        belongs = np.maximum(_odds(few.law(member) - total + tilt, share), safe)
         share = min(most, float((weight * belongs).sum() / max(float(weight.sum()), 1.0)))
     every = _Held(bags)
     ratio = every.law(member) - np.logaddexp.reduce(_honest(every, kinds, mixing), axis=1) + beside

@@ -170,7 +170,7 @@ def suspects(*, prompts: bool) -> str:
     )
     each = {name: f"coalesce(w_{name}.weight, o.other_{name})" for name in allowed}
     besides = " + ".join(sql for name, sql in each.items() if name != "client")
-    client = f"greatest({each['client']}, 0)" if prompts else each["client"]  # without: one view
+    client = f"greatest({each['client']}, 0)"
     rest = ", ".join(
         f"max(CASE WHEN trait = '{name}' THEN weight END) AS other_{name}" for name in allowed
     )

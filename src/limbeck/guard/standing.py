@@ -115,7 +115,7 @@ def said(trait: str, value: str) -> str:
 def odds(engine: Engine, accounts: int) -> Floats:
     """The log-likelihood ratio of each account, (accounts,), learnt from firm ones (`core`).
 
-    0 where nothing is known of an account, or the log has no table of accounts.
+    A trait of which nothing is known, of an account or in the whole log, adds nothing.
     """
     rows = engine.fetch(
         """SELECT s.trait, s.value, count(*) AS n, count(c.aid) AS firm FROM stood s
