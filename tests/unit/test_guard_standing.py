@@ -34,8 +34,7 @@ def _odds(folder: Path, order: np.ndarray) -> np.ndarray:
         engine.keep("known", pa.table({"aid": aid, "channel": channel, **same, **none}))
         engine.table("paces", standing.paces(engine))
         engine.table("stood", standing.stood())
-        engine.keep("core", pa.table({"aid": np.arange(200)}))
-        return standing.odds(engine, n)
+        return standing.odds(engine, np.arange(n) < 200)
 
 
 def test_odds_are_how_much_oftener_the_core_has_a_trait(tmp_path: Path) -> None:
@@ -46,6 +45,12 @@ def test_odds_are_how_much_oftener_the_core_has_a_trait(tmp_path: Path) -> None:
     assert told[211] == pytest.approx(np.log(0.1 + 0.9 * 0.5 / 0.88), abs=0.06)
     assert told[3_999] == pytest.approx(0, abs=1e-3)  # nothing is known, and all else is alike
     assert len(np.unique(told)) == 3
+
+
+def test_what_is_told_of_long_logs_and_busy_accounts_is_plain() -> None:
+    assert standing.said("days", "4000") == "calls on 4000 days"
+    assert standing.said("calls", "60") == "1,048,576 to 1,321,123 calls in all"
+    assert standing.said("age", "0") == "signed up 0 to 0 days before the log begins"
 
 
 def test_the_order_of_accounts_changes_no_odds(tmp_path: Path) -> None:

@@ -65,8 +65,7 @@ def mended(
     held = np.zeros((len(aid), COMMON + 2))
     np.add.at(held, (at, place[key]), n)
     held[:, -1] = calls[aid] - held.sum(1)
-    _firm(engine, core)
-    beside = standing.odds(engine, len(core))[aid]
+    beside = standing.odds(engine, core)[aid]
     for least in PURE:
         found = bags.belonging(held, core[aid], len(calls), 1.0, known[aid], beside)
         fits = np.zeros(len(calls), bool)
@@ -96,16 +95,11 @@ def follow(
     return Campaign(core, bumps, p, likely, users, learnt)
 
 
-def _firm(engine: Engine, core: Flags) -> None:
-    """Let SQL know the core."""
-    engine.keep("core", pa.table({"aid": np.flatnonzero(core)}))
-
-
 def _learnt(
     engine: Engine, core: Flags, bumps: list[Bump], accounts: int, *, prompts: bool
 ) -> tuple[Table, dict[str, int]]:
     """What calls weigh, learnt from those that firm members (`core`) made within the groups."""
-    _firm(engine, core)
+    engine.keep("core", pa.table({"aid": np.flatnonzero(core)}))
     engine.table("work", profile.work([(bump.of.layer, bump.of.key) for bump in bumps]))
     made = engine.fetch("SELECT count(*) AS n FROM work")["n"][0].as_py()
     return profile.weights(engine.fetch(profile.seen(prompts=prompts)), made, accounts)
@@ -131,7 +125,7 @@ def _alike(
     engine.keep("weights", weights)
     counted = engine.fetch(profile.counts(profile.weighed(others, prompts=prompts)))
     aid = column(counted, "aid")
-    firm, beside = core[aid], standing.odds(engine, len(core))[aid]
+    firm, beside = core[aid], standing.odds(engine, core)[aid]
     p, member, users = np.ones((2, len(calls))), np.zeros((2, len(calls))), np.zeros(2)
     if firm.sum() < LEAST // 2:
         return p[0], member[0], 1.0

@@ -40,7 +40,8 @@ FIRM = 0.8
 from."""
 LIKELY = 0.5
 """Accounts in an even group with so much probability are compared: groups with half of the smaller
-one's in common are one campaign's."""
+one's in common are one campaign's. Those likelier a campaign's than not are out of the next one's
+way."""
 SEEN_IN = 20
 """Groups, the clearest, that a core is told by: they overlap, so more of them tell no more."""
 MOST = 40

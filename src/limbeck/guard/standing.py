@@ -15,10 +15,20 @@ from limbeck.guard.engine import Engine
 
 Floats = NDArray[np.float64]
 
+STEPS = {"age": 2, "calls": 3, "an_hour": 4, "networks": 2}
+"""Steps an octave of the traits that are measured."""
+
+
+def _steps(trait: str, sql: str) -> str:
+    return f"cast(floor({STEPS[trait]} * log2({sql})) AS bigint)"
+
+
 KNOWN = {
-    # An account as old as another within two fifths, in days before the log's first hour.
-    "age": """cast(floor(2 * log2(1 + greatest(0, (SELECT min(hour) FROM events) / 24e0
-        - 3 * k.signup))) AS bigint)""",
+    # In days before the log's first hour.
+    "age": _steps(
+        "age",
+        "1 + greatest(0, (SELECT min(hour) FROM events) / 24e0 - 3 * k.signup)",
+    ),
     "email_domain": "k.email_domain",
     "channel": "k.channel",
     "tier": "k.tier",
@@ -27,18 +37,13 @@ KNOWN = {
 }
 """Traits that the table of accounts tells."""
 SEEN = {
-    "calls": "cast(floor(3 * log2(p.calls)) AS bigint)",
-    "an_hour": "cast(floor(4 * log2(p.calls / cast(p.hours AS double))) AS bigint)",
+    "calls": _steps("calls", "p.calls"),
+    "an_hour": _steps("an_hour", "p.calls / cast(p.hours AS double)"),
     "days": "p.days",
 }
 """Traits of an account's calls, all of them."""
-PLACES = {
-    "networks": "cast(floor(2 * log2(h.networks)) AS bigint)",
-    "home": "h.home",
-}
+PLACES = {"networks": _steps("networks", "h.networks"), "home": "h.home"}
 """Traits of where they come from."""
-STEPS = {"age": 2, "calls": 3, "an_hour": 4, "days": 1, "networks": 2}
-"""Steps an octave of the traits that are counts."""
 TRAITS = (*KNOWN, *SEEN, *PLACES)
 STRANGE = 0.1
 """The campaign's accounts that may be like everybody's in any one trait."""
@@ -99,6 +104,7 @@ def said(trait: str, value: str) -> str:
         "payment": "no payment known" if value == "0" else "a payment known",
         "organisation": "no organisation" if value == "0" else "an organisation",
         "home": f"most calls from {value}",
+        "days": f"calls on {value} days",
     }
     if trait in words:
         return words[trait]
@@ -107,19 +113,19 @@ def said(trait: str, value: str) -> str:
         "age": f"signed up {low - 1:.0f} to {high - 1:.0f} days before the log begins",
         "calls": f"{low:,.0f} to {high:,.0f} calls in all",
         "an_hour": f"{low:.1f} to {high:.1f} calls in an hour with any",
-        "days": f"calls on {value} days",
         "networks": f"{low:,.0f} to {high:,.0f} networks",
     }[trait]
 
 
-def odds(engine: Engine, accounts: int) -> Floats:
-    """The log-likelihood ratio of each account, (accounts,), learnt from firm ones (`core`).
+def odds(engine: Engine, core: NDArray[np.bool_]) -> Floats:
+    """The log-likelihood ratio of each account, (accounts,), learnt from firm ones (`core`, same).
 
     A trait of which nothing is known, of an account or in the whole log, adds nothing.
     """
+    engine.keep("learnt_from", pa.table({"aid": np.flatnonzero(core)}))
     rows = engine.fetch(
         """SELECT s.trait, s.value, count(*) AS n, count(c.aid) AS firm FROM stood s
-            LEFT JOIN core c ON c.aid = s.aid GROUP BY s.trait, s.value
+            LEFT JOIN learnt_from c ON c.aid = s.aid GROUP BY s.trait, s.value
             ORDER BY s.trait, s.value"""
     )
     trait, value = (np.array(rows[name].to_pylist(), object) for name in ("trait", "value"))
@@ -142,7 +148,7 @@ def odds(engine: Engine, accounts: int) -> Floats:
         """SELECT s.aid, cast(sum(w.weight) AS bigint) AS weight FROM stood s
             JOIN told w ON w.trait = s.trait AND w.value = s.value GROUP BY s.aid"""
     )
-    found = np.zeros(accounts)
+    found = np.zeros(len(core))
     found[column(sums, "aid")] = numbers(sums, "weight") / 1000
     return found
 
