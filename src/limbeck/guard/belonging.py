@@ -28,20 +28,33 @@ COMMON = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Campaign:
-    """A core of firm members, the even groups that they were seen in, and who belongs to it.
+class Core:
+    """Firm members and what they teach.
 
-    `core`, `p` (an account's p-value if it is honest) and `likely` (the probability that it
-    belongs) are (accounts,). `users` is the share of all accounts that are honest and make such
-    calls at all, `learnt` what `profile.weights` gave.
+    `members` are (accounts,), `bumps` the even groups that they were seen in. `learnt` is what
+    `profile.weights` gave, `counted` what `profile.counts` did with it, and `beside` the odds of
+    each account by what it is, (accounts,).
     """
 
-    core: Flags
+    members: Flags
     bumps: list[Bump]
+    learnt: tuple[Table, dict[str, int]]
+    counted: Table
+    beside: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Campaign:
+    """A core, and who belongs to it.
+
+    `p` (an account's p-value if it is honest) and `likely` (the probability that it belongs) are
+    (accounts,). `users` is the share of all accounts that are honest and make such calls at all.
+    """
+
+    core: Core
     p: Floats
     likely: Floats
     users: float
-    learnt: tuple[Table, dict[str, int]]
 
 
 def mended(
@@ -76,61 +89,44 @@ def mended(
     return core
 
 
-def follow(
-    engine: Engine, core: Flags, bumps: list[Bump], calls: Ints, known: Flags, *, prompts: bool
-) -> Campaign:
-    """Who belongs to a core.
+def taught(engine: Engine, members: Flags, bumps: list[Bump], *, prompts: bool) -> Core:
+    """What firm members teach: what their calls within the groups weigh, and whose calls do.
 
     Args:
         engine: With the tables of the scan, `stood`, `parts` and `background`.
-        core: Firm members, (accounts,).
+        members: Firm members, (accounts,).
         bumps: The even groups that they were seen in.
-        calls: Of each account, (accounts,).
-        known: Who belongs to another campaign, (accounts,).
         prompts: Whether the log has them.
     """
-    most = max(bump.members for bump in bumps)
-    learnt = _learnt(engine, core, bumps, len(calls), prompts=prompts)
-    p, likely, users = _alike(engine, learnt, core, most, calls, known, prompts=prompts)
-    return Campaign(core, bumps, p, likely, users, learnt)
-
-
-def _learnt(
-    engine: Engine, core: Flags, bumps: list[Bump], accounts: int, *, prompts: bool
-) -> tuple[Table, dict[str, int]]:
-    """What calls weigh, learnt from those that firm members (`core`) made within the groups."""
-    engine.keep("core", pa.table({"aid": np.flatnonzero(core)}))
+    engine.keep("core", pa.table({"aid": np.flatnonzero(members)}))
     engine.table("work", profile.work([(bump.of.layer, bump.of.key) for bump in bumps]))
     made = engine.fetch("SELECT count(*) AS n FROM work")["n"][0].as_py()
-    return profile.weights(engine.fetch(profile.seen(prompts=prompts)), made, accounts)
-
-
-def _alike(
-    engine: Engine,
-    learnt: tuple[Table, dict[str, int]],
-    core: Flags,
-    most: float,
-    calls: Ints,
-    known: Flags,
-    *,
-    prompts: bool,
-) -> tuple[Floats, Floats, float]:
-    """Each account's p-value, its probability, and how many of all are honest users.
-
-    Of firm members (`core`) `most` divide a group evenly; `known` belong to other campaigns. Judged
-    twice, the second time without the set-up, as some of a campaign's accounts keep that of their
-    cover; at twice the p. The laws never fit wholly, which costs another factor.
-    """
+    learnt = profile.weights(engine.fetch(profile.seen(prompts=prompts)), made, len(members))
     weights, others = learnt
     engine.keep("weights", weights)
     counted = engine.fetch(profile.counts(profile.weighed(others, prompts=prompts)))
-    aid = column(counted, "aid")
-    firm, beside = core[aid], standing.odds(engine, core)[aid]
+    return Core(members, bumps, learnt, counted, standing.odds(engine, members))
+
+
+def follow(core: Core, calls: Ints, known: Flags) -> Campaign:
+    """Who belongs to a core.
+
+    Judged twice, the second time without the set-up, as some of a campaign's accounts keep that of
+    their cover; at twice the p. The laws never fit wholly, which costs another factor.
+
+    Args:
+        core: Firm members and what they taught.
+        calls: Of each account, (accounts,).
+        known: Who belongs to another campaign, (accounts,).
+    """
+    aid = column(core.counted, "aid")
+    firm, beside = core.members[aid], core.beside[aid]
     p, member, users = np.ones((2, len(calls))), np.zeros((2, len(calls))), np.zeros(2)
     if firm.sum() < LEAST // 2:
-        return p[0], member[0], 1.0
+        return Campaign(core, p[0], member[0], 1.0)
+    most = max(bump.members for bump in core.bumps)
     for place, (view, least) in enumerate(profile.VIEWS.items()):
-        reach = np.stack([numbers(counted, f"{view}_{i}") for i in range(len(profile.LEVELS))])
+        reach = np.stack([numbers(core.counted, f"{view}_{i}") for i in range(len(profile.LEVELS))])
         suspect = reach[least]
         usual = suspect[firm].mean()
         near = suspect <= BEYOND * usual + 10
@@ -145,7 +141,7 @@ def _alike(
         member[place, aid] = np.where(able, found.member, 0.0)
         users[place] = float((1 - found.member).sum()) / len(calls)
     p = np.minimum(1, MISFIT * len(p) * p.min(axis=0))
-    return p, member.max(axis=0), float(users.max())
+    return Campaign(core, p, member.max(axis=0), float(users.max()))
 
 
 def _others(reach: Floats) -> float:

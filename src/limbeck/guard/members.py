@@ -15,7 +15,7 @@ import numpy as np
 
 from limbeck.guard import marks, profile, score, standing
 from limbeck.guard.arrow import column, pa
-from limbeck.guard.belonging import Campaign, follow, mended
+from limbeck.guard.belonging import Campaign, follow, mended, taught
 from limbeck.guard.engine import Engine
 from limbeck.guard.families import LEAST, Families
 from limbeck.guard.features import FAMILIES, LENGTHS, Layer
@@ -95,14 +95,14 @@ def assign(engine: Engine, tested: list[Families], calls: Ints) -> Members:
     found = _peeled(engine, groups, whole, null, calls, prompts=prompts)
     if not found:
         return Members(np.full(len(calls), -1), np.ones(len(calls)), {}, evidence)
-    engine.keep("learnt", profile.learnt({n: one.learnt for n, one in enumerate(found)}))
+    engine.keep("learnt", profile.learnt({n: one.core.learnt for n, one in enumerate(found)}))
     p = _together(engine, np.stack([one.p for one in found]))
     adjusted = score.over_all(p, np.array([one.users for one in found]))
     campaign = np.where(adjusted <= FLAG, p.argmin(axis=0), -1)
     size = np.bincount(campaign[campaign >= 0], minlength=len(found))
     campaign = np.where(size[campaign] >= LEAST // 2, campaign, -1)  # of −1, what it was
     kept = {
-        number: _parents(one.bumps, families)
+        number: _parents(one.core.bumps, families)
         for number, one in enumerate(found)
         if size[number] >= LEAST // 2
     }
@@ -156,7 +156,7 @@ def _peeled(
         if not joined:
             break
         core = mended(engine, core, joined, calls, taken, prompts=prompts)
-        one = follow(engine, core, joined, calls, taken, prompts=prompts)
+        one = follow(taught(engine, core, joined, prompts=prompts), calls, taken)
         found.append(one)
         gone = core | (one.p <= FLAG) | (one.likely >= LIKELY)
         taken |= gone
@@ -164,16 +164,16 @@ def _peeled(
         again = even_within([groups[place] for place in touched], taken)
         fresh = dict(zip(touched, again, strict=True))
     if len(found) > 1:
-        found = [
-            follow(engine, one.core, one.bumps, calls, _others_of(found, one), prompts=prompts)
-            for one in found
-        ]
+        found = [follow(one.core, calls, _others_of(found, one)) for one in found]
     return found
 
 
 def _others_of(found: list[Campaign], one: Campaign) -> Flags:
     """The accounts of all campaigns but one."""
-    return np.any([(other.p <= FLAG) & (one.p > other.p) for other in found], axis=0) & ~one.core
+    return (
+        np.any([(other.p <= FLAG) & (one.p > other.p) for other in found], axis=0)
+        & ~one.core.members
+    )
 
 
 def _first(bumps: list[Bump], calls: Ints) -> tuple[Flags, list[Bump]]:
