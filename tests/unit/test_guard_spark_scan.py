@@ -33,7 +33,7 @@ CAMPAIGNS = [
 ]
 
 KINDS: tuple[Kind, ...] = ("duckdb", "spark")
-TABLES = ("events", "volumes", "templates", "templated", "families", "votes", "pairs")
+TABLES = ("events", "volumes", "templates", "banded", "families", "votes", "pairs")
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.guard.arrow import special
+from limbeck.guard.counts import Counts
 
 Floats = NDArray[np.float64]
 
@@ -26,6 +27,9 @@ MOST = 50.0
 """Of a law's concentration: no two people are as alike as coins."""
 WHOLE = 200.0
 """Calls that a bag counts for at most; a larger one is shrunk."""
+FINE, FINEST = 16, 256
+"""Parts of a call to which shrunken bags are told, and those of less than one call, so that they
+too hold few values."""
 ODD, ODDS = 0.3, 0.01
 """The law of bags that are like nobody's, and its least share among the honest."""
 SAFE, LEFT = 0.9, 0.02
@@ -66,6 +70,8 @@ def belonging(
     beside = np.zeros(len(bags)) if beside is None else beside
     others = np.zeros(len(bags)) if known is None else (known & ~firm).astype(float)
     bags = bags * np.minimum(1, WHOLE / bags.sum(1))[:, None]
+    fine = np.where(bags < 1, FINEST, FINE)
+    bags = np.rint(fine * bags) / fine
     step = max(1, len(bags) // SAMPLE)
     fitted = firm | (np.arange(len(bags)) % step == 0)
     few, tilt = _Held(bags[fitted]), beside[fitted]
@@ -113,41 +119,32 @@ def _honest(bags: _Held, kinds: list[Floats], mixing: Floats) -> Floats:
 
 
 class _Held:
-    """Bags by the values that occur: counts are few, and a gamma function costs thirty look-ups."""
+    """Bags by the values that occur in each level, and by their sizes."""
 
     def __init__(self, bags: Floats) -> None:
-        self._values, self._at = zip(*map(_distinct, bags.T), strict=True)
-        self._sizes, self._of_size = _distinct(bags.sum(1))
+        self._levels = [Counts.of(level) for level in bags.T]
+        self._sizes = Counts.of(bags.sum(1))
 
     def law(self, a: Floats) -> Floats:
         """Log-probability of each bag, but for the multinomial coefficient, which all share."""
-        held: Floats = (special.gammaln(a.sum()) - special.gammaln(self._sizes + a.sum()))[
-            self._of_size
-        ]
-        for one, values, at in zip(a, self._values, self._at, strict=True):
-            held = held + (special.gammaln(values + one) - special.gammaln(one))[at]
+        held = special.gammaln(a.sum()) - self._sizes.gammaln(a.sum())
+        for one, level in zip(a.tolist(), self._levels, strict=True):
+            held = held + level.gammaln(one) - special.gammaln(one)
         return held
 
     def dirichlet(self, weight: Floats, a: Floats, rounds: int) -> Floats:
         """Minka's fixed point (2000) for the parameters, from `a` on."""
-        of = [
-            np.bincount(at, weight, len(values))
-            for values, at in zip(self._values, self._at, strict=True)
-        ]
-        of_size = np.bincount(self._of_size, weight, len(self._sizes))
+        of = [level.summed(weight) for level in self._levels]
+        values, of_size = self._sizes.values, self._sizes.summed(weight)
         for _ in range(rounds):
-            each = zip(of, self._values, a, strict=True)
-            up = np.array([w @ (special.digamma(v + x) - special.digamma(x)) for w, v, x in each])
-            down = special.digamma(self._sizes + a.sum()) - special.digamma(a.sum())
+            each = zip(of, self._levels, a, strict=True)
+            up = np.array(
+                [w @ (special.digamma(v.values + x) - special.digamma(x)) for w, v, x in each]
+            )
+            down = special.digamma(values + a.sum()) - special.digamma(a.sum())
             a = np.clip(a * up / max(float(of_size @ down), 1e-9), 1e-3, 1e3)
             a = a * min(1.0, MOST / float(a.sum()))
         return a
-
-
-def _distinct(values: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """The values that occur, and which of them each is."""
-    found, at = np.unique(values, return_inverse=True)
-    return found, at.astype(np.int64)
 
 
 def _kinds(bags: Floats, honest: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -29,12 +29,16 @@ GLOB = re.compile(r"[*?\[\]{}]")
 
 
 class Engine(ABC):
-    """SQL over named tables, each kept as Parquet below `work`; SQL sees integers and strings."""
+    """SQL over named tables, each kept as Parquet below `work`; SQL sees integers and strings.
+
+    What is worked out beside SQL may use as many `threads`.
+    """
 
     kind: Kind
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, threads: int) -> None:
         _plain(work)
+        self.threads = threads
         work.mkdir(parents=True, exist_ok=True)
         self.work = work.absolute()
 
@@ -128,7 +132,7 @@ class DuckDB(Engine):
     kind: Kind = "duckdb"
 
     def __init__(self, work: Path, memory: str, threads: int) -> None:
-        super().__init__(work)
+        super().__init__(work, threads)
         settings: dict[str, Any] = {
             "memory_limit": memory,
             "threads": str(threads),

@@ -8,13 +8,15 @@ on a grid) and compared; honest users beside the members, many or few, do not hi
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.guard.arrow import special
+from limbeck.guard.arrow import sparse, special
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,7 +32,7 @@ WHOLE = 64
 """Counts up to this are told one by one, larger ones in eighths of octaves."""
 BINS = WHOLE + 8 * 7 + 1
 ROUNDS = 80
-BLOCK = 4_000
+BLOCK = 16_000
 """Rows that are fitted at once: they stay in a processor's own memory."""
 
 
@@ -76,7 +78,9 @@ def kernels(exposure: float) -> tuple[Floats, Floats]:
     return law(BROAD), law(NARROW)
 
 
-def evenness(of: Ints, x: Ints, n: Floats, exposure: Floats | None = None) -> Evenness:
+def evenness(
+    of: Ints, x: Ints, n: Floats, exposure: Floats | None = None, threads: int = 1
+) -> Evenness:
     """The likelihood ratio of a narrow group among the accounts of each family.
 
     Args:
@@ -84,6 +88,7 @@ def evenness(of: Ints, x: Ints, n: Floats, exposure: Floats | None = None) -> Ev
         x: Counts, from 1 on.
         n: Accounts with that count and exposure.
         exposure: By how much more or less than others they could call.
+        threads: How many may work at it.
     """
     exposure = np.ones(len(x)) if exposure is None else exposure
     could, which = np.unique(exposure, return_inverse=True)
@@ -91,11 +96,13 @@ def evenness(of: Ints, x: Ints, n: Floats, exposure: Floats | None = None) -> Ev
     laws = [np.concatenate(law) for law in zip(*map(kernels, could.tolist()), strict=True)]
     first = np.flatnonzero(np.diff(of, prepend=-1))
     cuts = first[1:][np.diff(np.append(first[1:], len(of)) // BLOCK) > 0]
-    parts = [
-        _told(of[low:high], x[low:high], n[low:high], cell[low:high], laws)
-        for low, high in zip([0, *cuts.tolist()], [*cuts.tolist(), len(of)], strict=True)
-        if high > low
-    ]
+
+    def block(low: int, high: int) -> Evenness:
+        return _told(of[low:high], x[low:high], n[low:high], cell[low:high], laws)
+
+    with ThreadPoolExecutor(threads) as pool:
+        bounds = np.unique([0, *cuts.tolist(), len(of)]).tolist()
+        parts = list(pool.map(block, bounds[:-1], bounds[1:]))
     each: dict[str, Floats] = {
         name: np.concatenate([np.zeros(0), *(getattr(part, name) for part in parts)])
         for name in (*OF_FAMILY, "belongs")
@@ -134,15 +141,15 @@ def _cv2(of: Ints, x: Ints, n: Floats) -> Floats:
     return np.maximum(excess / np.maximum(mean, 1e-9) ** 2, 1e-3)
 
 
-def either(of: Ints, x: Ints, days: Floats, n: Floats) -> Evenness:
+def either(of: Ints, x: Ints, days: Floats, n: Floats, threads: int = 1) -> Evenness:
     """The stronger, of each family: all do as much, and all do as much a day that they are there.
 
     So accounts that are replaced one by one look no less even.
     """
-    whole = evenness(of, x, n)
+    whole = evenness(of, x, n, threads=threads)
     there = 2 ** (np.round(2 * np.log2(np.maximum(days, 1))) / 2)
     most = np.maximum.reduceat(there, np.flatnonzero(np.diff(of, prepend=-1)))[of]
-    by_day = evenness(of, x, n, there / most)
+    by_day = evenness(of, x, n, there / most, threads)
     better = by_day.z > whole.z
     each: dict[str, Floats] = {
         name: np.where(better, getattr(by_day, name), getattr(whole, name)) for name in OF_FAMILY
@@ -156,6 +163,8 @@ class _Rows:
     def __init__(self, of: Ints, n: Floats) -> None:
         self._of, self._n = of, n
         self._first = np.flatnonzero(np.diff(of, prepend=-1))
+        self._bounds = np.append(self._first, len(of)).astype(np.int32)
+        self._rows = np.arange(len(of), dtype=np.int32)
         self.families = len(self._first)
         self.total = np.add.reduceat(n, self._first)
 
@@ -163,10 +172,14 @@ class _Rows:
         """EM for the weights (families, K) of fixed kernels (n, K): log-likelihoods, weights."""
         for _ in range(ROUNDS):
             mixed = np.einsum("nk,nk->n", law, weight[self._of])
-            up = np.add.reduceat(law * (self._n / mixed)[:, None], self._first)
-            weight = weight * up / self.total[:, None]
+            weight = weight * (self._each(self._n / mixed) @ law) / self.total[:, None]
         mixed = np.einsum("nk,nk->n", law, weight[self._of])
         return np.add.reduceat(self._n * np.log(mixed), self._first), weight
+
+    def _each(self, n: Floats) -> Any:
+        """The matrix (families, n) that sums the rows of each family, each taken `n` times."""
+        shape = (self.families, len(n))
+        return sparse.csr_array((n, self._rows, self._bounds), shape=shape)
 
     def best(self, null: Floats, narrow: Floats) -> Ints:
         """Which narrow kernel (n, K) beside the fixed null (n,) is likeliest, at best weight."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from limbeck.guard import profile, standing, taken
+from limbeck.guard import standing, taken
 from limbeck.guard.arrow import Array, Table, pa, pc
 from limbeck.guard.engine import Engine
 from limbeck.guard.families import Ints
@@ -107,9 +107,7 @@ def _prepare(engine: Engine, scan: Scan) -> None:
     columns["campaign"] = pa.array(campaigns, pa.int32())
     engine.keep("chosen_families", pa.table(columns))
     templated = any(one.layer == "template" for one in scan.layers)
-    engine.table("picked", taken.picked(layers))
-    engine.table("suspects", profile.suspects(prompts=templated))
-    engine.table("taken", taken.taken())
+    engine.table("taken", taken.taken(layers, prompts=templated))
     engine.table("places", taken.places())
     engine.table("shared_by", taken.shared(engine, templated))
     engine.table("links", taken.links(engine, templated))

@@ -90,7 +90,8 @@ def _evenness(engine: Engine, layer: Layer, unit: Ints) -> even.Evenness:
     of = 2 * column(rows, "family") + column(rows, "lives")
     tested = np.isin(of, unit)
     x, days, users = column(rows, "x"), numbers(rows, "days"), numbers(rows, "users")
-    return even.either(np.searchsorted(unit, of[tested]), x[tested], days[tested], users[tested])
+    place = np.searchsorted(unit, of[tested])
+    return even.either(place, x[tested], days[tested], users[tested], engine.threads)
 
 
 REPEATED = 0.5

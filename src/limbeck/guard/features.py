@@ -16,20 +16,19 @@ from typing import Literal, TypeAlias
 from limbeck.guard.engine import Engine
 
 Layer: TypeAlias = Literal["template", "shape", "client"]
-SOURCES: dict[Layer, tuple[str, str]] = {
-    "template": ("templated", "template"),
-    "shape": ("events", "shape"),
-    "client": ("events", "stack"),
-}
-"""The table that has each layer's calls, and the column of its key."""
+KEYS: dict[Layer, str] = {"template": "template", "shape": "shape", "client": "stack"}
+"""The column of `events` that has each layer's key."""
 BANDS = tuple(f"band_{i}" for i in range(8))
 PLAIN = 30
 """Three points of the lexicon: a prompt that plainly asks for reasoning, a rubric or a trace."""
 STACK = ("client", "temperature", "max_tokens", "logprobs", "stream", "model", "session")
 LENGTHS = 1024
 """Bins of length, eight an octave; a bin is `shape % LENGTHS`."""
-WAYS = 2048
-"""Elicitation and capability together: `method % WAYS`."""
+ELICITS = ("reasoning", "rubric", "trace")
+"""What a prompt may ask for: a bit each, from 1 on."""
+SKILLS = 256
+WAYS = SKILLS << len(ELICITS)
+"""A way of asking, `method % WAYS`: elicitation · `SKILLS` + capability + 1, 0 where unknown."""
 FAMILIES = 1 << 32
 """A set-up and a family of templates together: `stack * FAMILIES + family`."""
 
@@ -47,24 +46,31 @@ def stacks() -> str:
         FROM (SELECT DISTINCT {plain} FROM sketched)"""
 
 
-def events() -> str:
-    """A row a call, integers only: who, when, alike to what."""
+def events(*, prompts: bool) -> str:
+    """A row a call, integers only: who, when, alike to what.
+
+    Its template is its skeleton, or else the band that most accounts share.
+    """
     same = " AND ".join(f"s.{name} = {_set_up(name, 'c.')}" for name in STACK)
     # Of the tokens in, those that the prompt's characters do not explain; 16 are within its error.
     besides = "greatest(0, coalesce(c.tokens_in, 0) - cast(coalesce(c.chars, 0) AS double) / 4)"
     size = f"cast(floor(8 * log2(16 + {besides})) AS bigint)"
     elicits = " + ".join(
-        f"CASE WHEN c.{name} >= {PLAIN} THEN {1 << i} ELSE 0 END"
-        for i, name in enumerate(("reasoning", "rubric", "trace"))
+        f"CASE WHEN c.{name} >= {PLAIN} THEN {1 << i} ELSE 0 END" for i, name in enumerate(ELICITS)
     )
     skill = "coalesce(c.capability, -1) + 1"
-    return f"""SELECT c.call, a.aid, c.hour, s.stack,
+    template, joins = "cast(NULL AS bigint)", ""
+    if prompts:
+        template = "coalesce(t.template, l.template)"
+        joins = """LEFT JOIN templates t ON t.kind = 0 AND t.raw = c.skeleton
+            LEFT JOIN banded l ON l.call = c.call"""
+    return f"""SELECT c.call, a.aid, c.hour, s.stack, {template} AS template,
             c.tokens_in, c.tokens_out, c.topic, c.skeleton, c.exact,
-            {", ".join("c." + b for b in BANDS)},
             cast({elicits} AS int) AS elicits,
-            s.stack * {WAYS} + ({elicits}) * 256 + {skill} AS method,
+            s.stack * {WAYS} + ({elicits}) * {SKILLS} + {skill} AS method,
             s.stack * {LENGTHS} + {size} AS shape
-        FROM sketched c JOIN account_ids a ON a.account = c.account JOIN stacks s ON {same}"""
+        FROM sketched c JOIN account_ids a ON a.account = c.account JOIN stacks s ON {same}
+        {joins}"""
 
 
 def volumes(engine: Engine) -> str:
@@ -78,22 +84,30 @@ def hours() -> str:
     return "SELECT hour % 24 AS hour, count(*) AS calls FROM events GROUP BY hour % 24"
 
 
-def shared_bands(skeletons: str) -> str:
-    """Bands that several accounts share, among calls whose skeleton is not in `skeletons`."""
-    each = " UNION ALL ".join(
-        f"""SELECT {i + 1} AS kind, raw, count(*) AS users
-        FROM (SELECT DISTINCT {band} AS raw, aid FROM loose WHERE {band} IS NOT NULL)
-        GROUP BY raw HAVING count(*) >= 3"""
-        for i, band in enumerate(BANDS)
-    )
-    return f"""WITH loose AS ({_loose(("aid", *BANDS), skeletons)}) {each}"""
-
-
 def shared_skeletons() -> str:
     """Skeletons that three accounts or more share."""
     return """SELECT 0 AS kind, raw, count(*) AS users
-        FROM (SELECT DISTINCT skeleton AS raw, aid FROM events WHERE skeleton IS NOT NULL)
+        FROM (SELECT DISTINCT c.skeleton AS raw, a.aid FROM sketched c
+            JOIN account_ids a ON a.account = c.account WHERE c.skeleton IS NOT NULL)
         GROUP BY raw HAVING count(*) >= 3"""
+
+
+def loose(skeletons: str) -> str:
+    """Calls whose skeleton is not in `skeletons`, with their bands."""
+    bands = ", ".join("c." + band for band in BANDS)
+    return f"""SELECT c.call, a.aid, {bands} FROM (SELECT * FROM sketched o
+            WHERE NOT EXISTS (SELECT 1 FROM {skeletons} k WHERE k.raw = o.skeleton)) c
+        JOIN account_ids a ON a.account = c.account WHERE c.{BANDS[0]} IS NOT NULL"""
+
+
+def shared_bands() -> str:
+    """Bands that several accounts share, among loose calls."""
+    return " UNION ALL ".join(
+        f"""SELECT {i + 1} AS kind, raw, count(*) AS users
+        FROM (SELECT DISTINCT {band} AS raw, aid FROM loose)
+        GROUP BY raw HAVING count(*) >= 3"""
+        for i, band in enumerate(BANDS)
+    )
 
 
 def templates() -> str:
@@ -103,10 +117,8 @@ def templates() -> str:
         FROM (SELECT * FROM shared_skeletons UNION ALL SELECT * FROM shared_bands)"""
 
 
-def templated() -> str:
-    """The calls that have a template: their skeleton, or else the band that most accounts share."""
-    kept = ("call", "aid", "hour", "stack", "exact", "elicits")
-    named = ", ".join("e." + name for name in kept)
+def banded() -> str:
+    """The loose calls that have a template: of their shared bands, the one of most accounts."""
     joins = " ".join(
         f"LEFT JOIN templates b{i} ON b{i}.kind = {i + 1} AND b{i}.raw = e.{band}"
         for i, band in enumerate(BANDS)
@@ -116,21 +128,11 @@ def templated() -> str:
         f"WHEN b{i}.users = greatest({users}) THEN b{i}.template" for i in range(len(BANDS))
     )
     shared = ", ".join(f"b{i}.users" for i in range(len(BANDS)))
-    return f"""SELECT {named}, t.template
-            FROM events e JOIN templates t ON t.kind = 0 AND t.raw = e.skeleton
-        UNION ALL
-        SELECT {named}, CASE {pick} END AS template
-            FROM ({_loose((*kept, *BANDS), "shared_skeletons")}) e {joins}
-            WHERE coalesce({shared}) IS NOT NULL"""
+    return f"""SELECT e.call, CASE {pick} END AS template FROM loose e {joins}
+        WHERE coalesce({shared}) IS NOT NULL"""
 
 
-def _loose(columns: tuple[str, ...], skeletons: str) -> str:
-    """Calls whose skeleton is not in `skeletons`; set apart before they meet any other join."""
-    return f"""SELECT {", ".join("o." + name for name in columns)} FROM events o
-        WHERE NOT EXISTS (SELECT 1 FROM {skeletons} k WHERE k.raw = o.skeleton)"""
-
-
-def uses(source: str, key: str, quiet: list[int], *, prompts: bool) -> str:
+def uses(layer: Layer, quiet: list[int], *, prompts: bool) -> str:
     """Who uses which key how often.
 
     Calls (n), of these those in quiet hours (calm) and those that elicit, and the ordered pairs
@@ -138,10 +140,11 @@ def uses(source: str, key: str, quiet: list[int], *, prompts: bool) -> str:
     """
     calm = f"hour % 24 IN ({', '.join(map(str, quiet))})"
     flagged = "sum(CASE WHEN elicits > 0 THEN 1 ELSE 0 END)" if prompts else "0"
+    key = KEYS[layer]
     return f"""SELECT key, aid, sum(n) AS n, sum(CASE WHEN {calm} THEN n ELSE 0 END) AS calm,
             sum(flagged) AS eliciting, sum(n * (n - 1)) AS pairs
         FROM (SELECT {key} AS key, aid, hour, count(*) AS n, {flagged} AS flagged
-            FROM {source} GROUP BY {key}, aid, hour)
+            FROM events WHERE {key} IS NOT NULL GROUP BY {key}, aid, hour)
         GROUP BY key, aid"""
 
 

@@ -19,10 +19,10 @@ from limbeck.guard.arrow import pa, pq
 from limbeck.guard.engine import Engine
 from limbeck.guard.facts import Campaign, Facts, gather
 from limbeck.guard.families import Families, Floats
+from limbeck.guard.features import ELICITS
 from limbeck.guard.members import FLAG
 from limbeck.guard.scan import Scan
 from limbeck.guard.schema import CAPABILITIES
-from limbeck.guard.taken import ELICITATION
 
 VERSION = 1
 OPENLY = 0.8
@@ -282,7 +282,7 @@ def _capabilities(facts: Campaign) -> dict[str, Any]:
     sought: dict[str, int] = {names[row["skill"] + 1]: row["n"] for row in facts.ways}
     asks = {
         name: round(sum(row[name] for row in facts.ways) / total, 4) if total else None
-        for name in ELICITATION
+        for name in ELICITS
     }
     ordered = {
         name: sought[name] for name in sorted(sought, key=lambda name: (-sought[name], name))

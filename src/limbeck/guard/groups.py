@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.guard import even, marks, score
-from limbeck.guard.arrow import Table, column, numbers
+from limbeck.guard.arrow import Table, column, numbers, pa
 from limbeck.guard.engine import Engine
 from limbeck.guard.families import LEAST, Families
 from limbeck.guard.features import FAMILIES, LENGTHS, WAYS, Layer
@@ -62,16 +62,23 @@ class Bump:
         return whole
 
 
-def users(engine: Engine, families: Families, at: int) -> Group:
-    """The accounts of a named family, of those that live by it or those that do not."""
-    layer, family = families.layer, int(families.family[at])
-    rows = engine.fetch(
-        f"""SELECT aid, n, days FROM hits_{layer}
-            WHERE family = $family AND lives = $lives ORDER BY aid""",
-        family=family,
-        lives=int(families.lives[at]),
-    )
-    return Group(layer, family, *_counts(rows))
+def users(engine: Engine, tested: list[Families]) -> list[Group]:
+    """The accounts of each named family, of those that live by it or those that do not."""
+    found: list[Group] = []
+    for of in tested:
+        unit = 2 * of.family[of.named] + of.lives[of.named]
+        engine.keep("units", pa.table({"unit": unit}))
+        rows = engine.fetch(
+            f"""SELECT u.unit, h.aid, h.n, h.days FROM hits_{of.layer} h
+                JOIN units u ON u.unit = 2 * h.family + h.lives ORDER BY u.unit, h.aid"""
+        )
+        aid, n, days = _counts(rows)
+        whose = column(rows, "unit")
+        starts, stops = (np.searchsorted(whose, unit, side).tolist() for side in ("left", "right"))
+        for one, start, stop in zip(unit.tolist(), starts, stops, strict=True):
+            at = slice(start, stop)
+            found.append(Group(of.layer, one // 2, aid[at], n[at], days[at]))
+    return found
 
 
 def _counts(rows: Table) -> tuple[Ints, Ints, Floats]:
@@ -98,10 +105,10 @@ def cells(engine: Engine, families: list[tuple[Layer, int]]) -> list[Group]:
     ]
 
 
-def even_within(groups: list[Group], taken: Flags) -> list[Bump | None]:
+def even_within(groups: list[Group], taken: Flags, threads: int) -> list[Bump | None]:
     """Of each group the even one among its users who are in no campaign yet (`taken`, (accounts,)).
 
-    None where too few are left.
+    None where too few are left. So many `threads` may work at it.
     """
     left = [_left(group, ~taken[group.aid]) for group in groups]
     large = [place for place, group in enumerate(left) if len(group.aid) >= LEAST]
@@ -117,7 +124,7 @@ def even_within(groups: list[Group], taken: Flags) -> list[Bump | None]:
     )  # fmt: skip
     told = even.either(
         keys // (most * longest), keys // longest % most,
-        (keys % longest).astype(np.float64), users.astype(np.float64),
+        (keys % longest).astype(np.float64), users.astype(np.float64), threads,
     )  # fmt: skip
     belongs = np.split(told.belongs[back], np.cumsum(sizes)[:-1])
     found: list[Bump | None] = [None] * len(groups)
@@ -134,11 +141,14 @@ def _left(group: Group, free: Flags) -> Group:
 
 
 def by_count(bump: Bump, calls: Ints) -> score.Membership:
-    """Whom an account's number of calls tells to be of an even group."""
-    hits = np.zeros(len(calls), np.int64)
-    hits[bump.of.aid] = bump.of.n
-    begin = (bump.members, bump.mean, UNEVEN)
-    return score.membership(hits, calls, begin, bump.spread(len(calls)))
+    """Whom of a group's users the number of calls tells to be of its even group.
+
+    Args:
+        bump: The even group.
+        calls: Of each account of the log, (accounts,).
+    """
+    of, begin = bump.of, (bump.members, bump.mean, UNEVEN)
+    return score.membership(of.n, calls[of.aid], len(calls), begin, bump.belongs)
 
 
 def set_up(group: Group) -> int | None:

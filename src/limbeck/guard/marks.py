@@ -41,14 +41,14 @@ def histogram(hits: str) -> str:
 def repeats() -> str:
     """Calls in each family of templates, and how many different prompts they bring."""
     return """SELECT f.family, count(*) AS seen, count(DISTINCT t.exact) AS different
-        FROM templated t JOIN families f ON f.key = t.template GROUP BY f.family"""
+        FROM events t JOIN families f ON f.key = t.template GROUP BY f.family"""
 
 
 def set_ups() -> str:
     """How alike the client set-ups of a family are: Σ p² over its accounts' calls."""
     return """SELECT family, cast(sum(calls * calls) AS double) AS squares,
             cast(sum(calls) AS double) AS calls FROM (
-            SELECT f.family, t.stack, count(*) AS calls FROM templated t
+            SELECT f.family, t.stack, count(*) AS calls FROM events t
             JOIN families f ON f.key = t.template GROUP BY f.family, t.stack)
         GROUP BY family"""
 
@@ -93,7 +93,7 @@ def cells(stacks: Sequence[int], templates: Sequence[int]) -> str:
     ways = ", ".join(map(str, stacks)) or "-1"
     return f"""SELECT c.kind, c.key, c.aid, c.n, v.days FROM (
             SELECT 1 AS kind, t.stack * {FAMILIES} + f.family AS key, t.aid, count(*) AS n
-            FROM templated t JOIN families f ON f.key = t.template WHERE {through}
+            FROM events t JOIN families f ON f.key = t.template WHERE {through}
             GROUP BY t.stack * {FAMILIES} + f.family, t.aid
             UNION ALL
             SELECT 2 AS kind, method AS key, aid, count(*) AS n FROM events

@@ -75,15 +75,16 @@ def assign(engine: Engine, tested: list[Families], calls: Ints) -> Members:
         tested: The families of each layer, judged.
         calls: Of each account, (accounts,).
     """
-    named = [(families, int(at)) for families in tested for at in np.flatnonzero(families.named)]
-    if not named:
+    families: list[tuple[Layer, int]] = [
+        (of.layer, int(family)) for of in tested for family in of.family[of.named]
+    ]
+    if not families:
         return Members(np.full(len(calls), -1), np.ones(len(calls)), {}, {})
-    groups = [users(engine, families, at) for families, at in named]
-    families: list[tuple[Layer, int]] = [(of.layer, int(of.family[at])) for of, at in named]
+    groups = users(engine, tested)
     prompts = any(of.layer == "template" for of in tested)
     if prompts:
         groups += cells(engine, families)
-    whole = even_within(groups, np.zeros(len(calls), bool))
+    whole = even_within(groups, np.zeros(len(calls), bool), engine.threads)
     evidence = _alone(engine, families, whole[: len(families)], calls)
     engine.table("paces", standing.paces(engine))
     engine.table("homes", standing.homes())
@@ -118,8 +119,10 @@ def _alone(
     for (layer, family), bump in zip(families, bumps, strict=True):
         if bump is not None:
             told = by_count(bump, calls)
-            evidence[layer] = np.minimum(evidence.get(layer, 1.0), told.p)
-            firm += [(layer, family, aid) for aid in np.flatnonzero(told.firm >= FIRM).tolist()]
+            best = evidence.setdefault(layer, np.ones(len(calls)))
+            best[bump.of.aid] = np.minimum(best[bump.of.aid], told.p)
+            beyond = bump.of.aid[told.firm >= FIRM].tolist()
+            firm += [(layer, family, aid) for aid in beyond]
     rows = {
         "layer": pa.array([layer for layer, _, _ in firm], pa.string()),
         "family": pa.array([family for _, family, _ in firm], pa.int64()),
@@ -161,7 +164,7 @@ def _peeled(
         gone = core | (one.p <= FLAG) | (one.likely >= LIKELY)
         taken |= gone
         touched = [place for place, group in enumerate(groups) if gone[group.aid].any()]
-        again = even_within([groups[place] for place in touched], taken)
+        again = even_within([groups[place] for place in touched], taken, engine.threads)
         fresh = dict(zip(touched, again, strict=True))
     if len(found) > 1:
         found = [follow(one.core, calls, _others_of(found, one)) for one in found]
@@ -201,7 +204,7 @@ def _core(bumps: list[Bump], calls: Ints) -> tuple[Flags, list[Bump]]:
             joined.append(bump)
     odds = np.zeros(len(calls))
     for bump in joined[:SEEN_IN]:
-        firm = by_count(bump, calls).firm[bump.of.aid]
+        firm = by_count(bump, calls).firm
         lost = 2 * firm.sum() < bump.members
         odds[bump.of.aid] += _odds(bump.belongs if lost else firm)
     return odds >= np.log(FIRM / (1 - FIRM)), joined

@@ -41,7 +41,7 @@ TRAITS = {
     "out": "cast(floor(2 * log2(1 + e.tokens_out)) AS bigint)",
     "way": f"e.method % {WAYS}",
     "topic": "e.topic",
-    "template": "t.template",
+    "template": "e.template",
 }
 PROMPTED = ("way", "topic", "template")
 
@@ -55,8 +55,7 @@ def background(*, prompts: bool) -> str:
     """How common each value of each trait is, an account weighing as much as another."""
     each = [
         f"""SELECT '{name}' AS trait, {sql} AS value, cast(sum(v.part) AS bigint) AS mass
-        FROM {"templated t" if name == "template" else "events e"}
-        JOIN parts v ON v.aid = {"t" if name == "template" else "e"}.aid
+        FROM events e JOIN parts v ON v.aid = e.aid
         WHERE {sql} IS NOT NULL GROUP BY {sql}"""
         for name, sql in traits(prompts=prompts).items()
     ]
@@ -74,28 +73,26 @@ def work(groups: Sequence[tuple[str, int]]) -> str:
         "shape": "e.shape IN ({})",
         "client": "e.stack IN ({})",
         "method": "e.method IN ({})",
-        "template": """e.call IN (SELECT t.call FROM templated t
-            JOIN families f ON f.key = t.template JOIN core c ON c.aid = t.aid
-            WHERE f.family IN ({}))""",
-        "recipe": f"""e.call IN (SELECT t.call FROM templated t
-            JOIN families f ON f.key = t.template JOIN core c ON c.aid = t.aid
-            WHERE t.stack * {FAMILIES} + f.family IN ({{}}))""",
+        "template": "f.family IN ({})",
+        "recipe": f"e.stack * {FAMILIES} + f.family IN ({{}})",
     }
     wanted = [
         sql.format(", ".join(keys))
         for layer, sql in within.items()
         if (keys := [str(key) for of, key in groups if of == layer])
     ]
-    return f"""SELECT e.call, e.aid, e.stack, e.shape, e.method, e.topic, e.tokens_out
-        FROM events e JOIN core c ON c.aid = e.aid WHERE {" OR ".join(wanted)}"""
+    named = any(layer in ("template", "recipe") for layer, _ in groups)
+    return f"""SELECT e.aid, e.stack, e.shape, e.method, e.topic, e.template, e.tokens_out
+        FROM events e JOIN core c ON c.aid = e.aid
+        {"LEFT JOIN families f ON f.key = e.template" if named else ""}
+        WHERE {" OR ".join(wanted)}"""
 
 
 def seen(*, prompts: bool) -> str:
     """How often the campaign's calls (`work`) have each value of each trait."""
     each = [
         f"""SELECT '{name}' AS trait, {sql} AS value, count(*) AS n, count(DISTINCT e.aid) AS users
-        FROM work e {"JOIN templated t ON t.call = e.call" if name == "template" else ""}
-        WHERE {sql} IS NOT NULL GROUP BY {sql}"""
+        FROM work e WHERE {sql} IS NOT NULL GROUP BY {sql}"""
         for name, sql in traits(prompts=prompts).items()
     ]
     return f"""SELECT s.trait, s.value, s.n, s.users, b.mass FROM ({" UNION ALL ".join(each)}) s
@@ -132,12 +129,7 @@ def weighed(others: dict[str, int], *, prompts: bool) -> str:
     joins = " ".join(
         f"LEFT JOIN weights w_{name} ON w_{name}.trait = '{name}' AND w_{name}.value = {sql}"
         for name, sql in allowed.items()
-        if name != "template"
     )
-    if prompts:
-        joins += """ LEFT JOIN (SELECT t.call, w.weight FROM templated t
-            JOIN weights w ON w.trait = 'template' AND w.value = t.template) w_template
-            ON w_template.call = e.call"""
     each = {name: f"coalesce(w_{name}.weight, {others[name]})" for name in allowed}
     besides = " + ".join(sql for name, sql in each.items() if name != "client")
     return f"""SELECT *, besides + client_weight AS weight FROM (
@@ -156,13 +148,18 @@ def learnt(found: Mapping[int, tuple[Table, dict[str, int]]]) -> Table:
     return pa.concat_tables(parts)
 
 
-def suspects(*, prompts: bool) -> str:
-    """The calls of `members` that weigh as much as one must to be a suspect, in either view.
+def alike(*, prompts: bool) -> tuple[str, str]:
+    """Whether a call `e` weighs as much for the campaign of its member `m` as a suspect must.
 
-    Their campaigns' weights are in the table `learnt`.
+    In either view. Gives the condition and the joins that it takes; campaigns' weights are in the
+    table `learnt`.
     """
     allowed = traits(prompts=prompts)
-    joins = "LEFT JOIN templated t ON t.call = e.call " if prompts else ""
+    rest = ", ".join(
+        f"max(CASE WHEN trait = '{name}' THEN weight END) AS other_{name}" for name in allowed
+    )
+    joins = f"""JOIN (SELECT campaign, {rest} FROM learnt WHERE value IS NULL GROUP BY campaign) o
+            ON o.campaign = m.campaign """
     joins += " ".join(
         f"""LEFT JOIN learnt w_{name} ON w_{name}.campaign = m.campaign
             AND w_{name}.trait = '{name}' AND w_{name}.value = {sql}"""
@@ -170,14 +167,7 @@ def suspects(*, prompts: bool) -> str:
     )
     each = {name: f"coalesce(w_{name}.weight, o.other_{name})" for name in allowed}
     besides = " + ".join(sql for name, sql in each.items() if name != "client")
-    client = f"greatest({each['client']}, 0)"
-    rest = ", ".join(
-        f"max(CASE WHEN trait = '{name}' THEN weight END) AS other_{name}" for name in allowed
-    )
-    return f"""SELECT m.campaign, e.call FROM events e JOIN members m ON m.aid = e.aid
-        JOIN (SELECT campaign, {rest} FROM learnt WHERE value IS NULL GROUP BY campaign) o
-            ON o.campaign = m.campaign {joins}
-        WHERE {besides} + {client} >= {MILLI * LEVELS[SUSPECT]}"""
+    return f"{besides} + greatest({each['client']}, 0) >= {MILLI * LEVELS[SUSPECT]}", joins
 
 
 def counts(weighed: str) -> str:

@@ -28,22 +28,21 @@ def prepare(engine: Engine) -> list[Layer]:
     """Run the SQL that does not depend on what is found; gives the layers that the log allows."""
     engine.table("account_ids", features.accounts())
     engine.table("stacks", features.stacks())
-    engine.table("events", features.events())
+    seen = engine.fetch("SELECT count(skeleton) AS prompts FROM sketched")["prompts"][0].as_py()
+    if seen:
+        engine.table("shared_skeletons", features.shared_skeletons())
+        engine.table("loose", features.loose("shared_skeletons"))
+        engine.table("shared_bands", features.shared_bands())
+        engine.table("templates", features.templates())
+        engine.table("banded", features.banded())
+    engine.table("events", features.events(prompts=bool(seen)))
     engine.table("volumes", features.volumes(engine))
-    seen = engine.fetch("SELECT count(skeleton) AS prompts FROM events")["prompts"][0].as_py()
     counted = engine.fetch(features.hours()).to_pydict()
     calls = dict(zip(counted["hour"], counted["calls"], strict=True))
     quiet = sorted(range(24), key=lambda hour: (calls.get(hour, 0), hour))[:QUIET]
     layers: list[Layer] = ["template", "shape", "client"] if seen else ["shape", "client"]
-    if seen:
-        engine.table("shared_skeletons", features.shared_skeletons())
-        engine.table("shared_bands", features.shared_bands("shared_skeletons"))
-        engine.table("templates", features.templates())
-        engine.table("templated", features.templated())
     for layer in layers:
-        source, key = features.SOURCES[layer]
-        sql = features.uses(source, key, quiet, prompts=bool(seen))
-        engine.table(f"uses_{layer}", sql)
+        engine.table(f"uses_{layer}", features.uses(layer, quiet, prompts=bool(seen)))
     return layers
 
 

@@ -8,15 +8,21 @@ nearly all of them are honest, and campaigns among them only widen it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.guard.arrow import stats
+from limbeck.guard.arrow import special, stats
+from limbeck.guard.counts import Counts
 from limbeck.guard.link import benjamini_hochberg
 
 Floats = NDArray[np.float64]
+LogGamma: TypeAlias = Callable[[float], Floats]
+"""log Γ of some counts and what is added to each."""
 NEIGHBOURS = 60
 """Families of like size whose median and spread are the null of one family."""
 FEWEST = 20
@@ -145,8 +151,7 @@ def named(p: Floats, rate: float) -> NDArray[np.bool_]:
 class Membership:
     """What EM found of one group: the share of all accounts that are members.
 
-    `firm` is the probability that an account is one, `p` its p-value if it is not, both
-    (accounts,): 0 and 1 for those without a call in the group.
+    `firm` is the probability that a user is one, `p` its p-value if it is not, both (users,).
     """
 
     members: float
@@ -157,8 +162,9 @@ class Membership:
 def membership(
     hits: NDArray[np.int64],
     calls: NDArray[np.int64],
+    accounts: int,
     begin: tuple[float, float, float],
-    first: Floats | None = None,
+    first: Floats,
     rounds: int = 60,
 ) -> Membership:
     """How likely an honest account would hit a family as an account did.
@@ -170,38 +176,36 @@ def membership(
     wholly, as no member does, is no member.
 
     Args:
-        hits: Calls of each account within the group, (accounts,).
-        calls: All its calls, (accounts,).
+        hits: Calls of each user within the group, from 1 on, (users,).
+        calls: All its calls, (users,).
+        accounts: All accounts, users or not.
         begin: Number of members, their mean calls and CV² as first found; the last two stay.
-        first: How likely each account is a member, as first found, (accounts,); by default all
-            that hit are alike.
+        first: How likely each user is a member, as first found, (users,).
         rounds: EM rounds.
     """
     members, mean, uneven = begin
-    eighths = 2 ** ((8 * np.log2(np.maximum(calls, 1))).round() / 8)
+    eighths = 2 ** ((8 * np.log2(calls)).round() / 8)
     calls = np.maximum(hits, np.where(calls > 64, eighths.astype(np.int64), calls))
-    pairs, back, weight = np.unique(
-        np.stack([hits, calls]), axis=1, return_inverse=True, return_counts=True
-    )
-    h, n = pairs.astype(float)
-    hit, total = h > 0, float(len(hits))
-    m, use = np.exp(_divided(h, mean, uneven)), np.zeros(len(h))
-    share = min(members / total, 0.5)
-    belongs = np.where(hit, min(members / max(float(weight[hit].sum()), 1.0), 0.9), 0.0)
-    back = back.reshape(-1)
-    if first is not None:
-        belongs = np.bincount(back, np.where(hits > 0, first, 0.0)) / weight
-    users, law = 0.0, SHARES
+    most = int(calls.max(initial=0)) + 1
+    pairs, back, many = np.unique(hits * most + calls, return_inverse=True, return_counts=True)
+    h, n = (pairs // most).astype(float), (pairs % most).astype(float)
+    weight, others = many.astype(float), float(accounts - len(hits))
+    m, never = np.exp(_divided(h, mean, uneven)), np.exp(_divided(np.zeros(1), mean, uneven))[0]
+    counts = Counts.of(h).gammaln, Counts.of(n - h).gammaln, Counts.of(n).gammaln
+    belongs = np.bincount(back, first, len(pairs)) / weight
+    share, users, law = min(members / accounts, 0.5), 0.0, SHARES
     for _ in range(rounds):
-        away = (weight * (1 - belongs))[hit]
-        users = (float(away.sum()) + 1) / total
-        law = _beta((h / n)[hit], away.astype(np.float64))
-        use[hit] = np.exp(_used(h[hit], n[hit], law))
-        u = np.where(hit, users * use, 1 - users)
-        belongs = share * m / np.maximum(share * m + (1 - share) * u, 1e-300)
-        share = float((weight * belongs).sum() / total)
-    p = _tail(h, n, (mean, uneven), users, law)
-    return Membership(share, np.where(hits > 0, belongs[back], 0.0), p[back])
+        away = weight * (1 - belongs)
+        users = (float(away.sum()) + 1) / accounts
+        law = _beta(h / n, away)
+        belongs = _posterior(share, m, users * np.exp(_used(counts, law)))
+        unseen = float(_posterior(share, never, 1 - users))
+        share = (float((weight * belongs).sum()) + others * unseen) / accounts
+    return Membership(share, belongs[back], _tail(h, n, (mean, uneven), users, law)[back])
+
+
+def _posterior(share: float, member: Any, honest: Any) -> Any:
+    return share * member / np.maximum(share * member + (1 - share) * honest, 1e-300)
 
 
 def over_all(p: Floats, users: Floats) -> Floats:
@@ -217,10 +221,17 @@ def over_all(p: Floats, users: Floats) -> Floats:
     return np.where(best < 1, np.minimum(1, np.maximum(levels, total)[back.reshape(-1)]), 1.0)
 
 
-def _used(h: Floats, n: Floats, law: tuple[float, float]) -> Floats:
-    """Log-probability of h of n calls for an honest user, who has at least one."""
-    never = np.asarray(stats.betabinom.logpmf(0, n, *law))
-    return np.asarray(stats.betabinom.logpmf(h, n, *law)) - np.log(-np.expm1(never))
+def _used(counts: tuple[LogGamma, LogGamma, LogGamma], law: tuple[float, float]) -> Floats:
+    """Log-probability of h of n calls for an honest user, who has at least one.
+
+    Of h, n − h and n the `counts`.
+    """
+    h, left, n = counts
+    a, b = law
+    whole = n(a + b) + float(special.betaln(a, b))
+    never = n(b) + float(special.gammaln(a)) - whole
+    chosen = n(1) - h(1) - left(1)
+    return chosen + h(a) + left(b) - whole - np.log(-np.expm1(never))
 
 
 def _beta(share: Floats, weight: Floats) -> tuple[float, float]:
@@ -253,13 +264,20 @@ def _tail(
     """
     p = np.ones(len(h))
     most = int(REACH * members[0]) + 30
-    near = (h > 0) & (h <= most)
-    for calls in np.unique(n[near]):
-        rows = np.flatnonzero((n == calls) & near)
-        grid = np.arange(1, min(int(calls), most) + 1, dtype=float)
-        use = _used(grid, np.full(len(grid), calls), law)
-        order = np.argsort(-(_divided(grid, *members) - use), kind="stable")
-        mass = np.empty(len(grid))
-        mass[order] = np.exp(use)[order].cumsum()
-        p[rows] = np.minimum(1, users * mass[h[rows].astype(int) - 1])
+    near = np.flatnonzero(h <= most)
+    if not len(near):
+        return p
+    calls, of = np.unique(n[near], return_inverse=True)
+    grid, total = np.arange(1.0, min(most, calls[-1]) + 1), calls[:, None]
+    left = np.maximum(total - grid, 0)
+    use = _used((partial(_gammaln, grid), partial(_gammaln, left), partial(_gammaln, total)), law)
+    use = np.where(grid <= total, use, -np.inf)
+    order = np.argsort(use - _divided(grid, *members), axis=1, kind="stable")
+    mass = np.empty_like(use)
+    np.put_along_axis(mass, order, np.take_along_axis(np.exp(use), order, 1).cumsum(axis=1), 1)
+    p[near] = np.minimum(1, users * mass[of, h[near].astype(int) - 1])
     return p
+
+
+def _gammaln(counts: Floats, plus: float) -> Floats:
+    return np.asarray(special.gammaln(counts + plus))

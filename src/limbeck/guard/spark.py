@@ -34,7 +34,7 @@ class Spark(Engine):
     kind: Kind = "spark"
 
     def __init__(self, work: Path, memory: str, threads: int, session: Any = None) -> None:
-        super().__init__(work)
+        super().__init__(work, threads)
         self._own = session is None
         self._session: Any = session or _local(self.work, memory, threads)
         with _alive():

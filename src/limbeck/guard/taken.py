@@ -1,12 +1,10 @@
 """SQL of what campaigns took and what their members share: all that reads a scan's tables.
 
-Read are `events`, `templated`, `templates`, `families`, `stacks`, `volumes`, `account_ids`, the
+Read are `events`, `templates`, `families`, `stacks`, `volumes`, `account_ids`, the
 `hits_…` of each layer and `firm` (layer, family, aid) as the scan keeps them, `sketched` and
 `accounts` as the state folder has them, `texts` (the masked texts of `templates.parquet`), and,
 kept by `facts.py`, `members` (aid, campaign), `chosen_families` (layer, family, campaign) and
-`suspects` (campaign, call). A call is a campaign's when a member made it, and it lies within one of
-its families or looks as much like its calls as one must for an account to be suspected. Every query
-runs once for all campaigns, so that a hundred cost what one does.
+`taken`. Every query runs once for all campaigns, so that a hundred cost what one does.
 """
 
 from __future__ import annotations
@@ -14,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
+from limbeck.guard import profile
 from limbeck.guard.engine import Engine
-from limbeck.guard.features import PLAIN, SOURCES
+from limbeck.guard.features import ELICITS, KEYS, SKILLS, WAYS, Layer
 
 Kind: TypeAlias = Literal["payment", "sign-up", "network", "template", "set-up"]
 MOST: dict[Kind, int] = {"payment": 3, "sign-up": 2, "network": 4, "template": 5, "set-up": 2}
@@ -24,7 +23,6 @@ SHOWN = 110
 """Members drawn of a campaign, and as many look-alikes."""
 SPAN = 3
 """Days that count as one sign-up span."""
-ELICITATION = ("reasoning", "rubric", "trace")
 SUMS = "count(*) AS calls, cast(sum(tokens_out) AS bigint) AS tokens_out"
 BY_ACCOUNT = "FROM accounts a JOIN account_ids i ON i.account = a.account"
 
@@ -34,29 +32,29 @@ def traffic() -> str:
     return f"SELECT hour, {SUMS} FROM events GROUP BY hour ORDER BY hour"
 
 
-def picked(layers: Iterable[str]) -> str:
-    """The calls that members made within their campaign's families."""
-    return " UNION ".join(_picked(layer) for layer in sorted(set(layers)))
+def taken(layers: Iterable[Layer], *, prompts: bool) -> str:
+    """A campaign's calls: what is told of them, and whether they are only alike (`alike` 1).
 
-
-def _picked(layer: str) -> str:
-    source, key = next(found for name, found in SOURCES.items() if name == layer)
-    family, grouped = "s.key", ""
-    if layer == "template":
-        family, grouped = "g.family", "JOIN families g ON g.key = s.key"
-    return f"""SELECT s.call FROM (SELECT call, aid, {key} AS key FROM {source}) s
-        JOIN members m ON m.aid = s.aid {grouped}
-        JOIN chosen_families f ON f.campaign = m.campaign AND f.family = {family}
-        WHERE f.layer = '{layer}'"""
-
-
-def taken() -> str:
-    """Those calls and the members' other suspects (`alike` 1), with what is told of them."""
-    return """SELECT e.call, e.aid, m.campaign, e.hour, e.stack, e.skeleton, e.tokens_in,
-            e.tokens_out, CASE WHEN p.call IS NULL THEN 1 ELSE 0 END AS alike
-        FROM events e JOIN members m ON m.aid = e.aid
-        LEFT JOIN picked p ON p.call = e.call LEFT JOIN suspects s ON s.call = e.call
-        WHERE p.call IS NOT NULL OR s.call IS NOT NULL"""
+    A call is a campaign's when a member made it, and it lies within one of its families or looks as
+    much like its calls as one must for an account to be suspected.
+    """
+    names = sorted(set(layers))
+    families = {layer: f"e.{KEYS[layer]}" for layer in names} | {"template": "g.family"}
+    joins = " ".join(
+        f"""LEFT JOIN chosen_families f_{layer} ON f_{layer}.layer = '{layer}'
+            AND f_{layer}.campaign = m.campaign AND f_{layer}.family = {families[layer]}"""
+        for layer in names
+    )
+    if "template" in names:
+        joins = f"LEFT JOIN families g ON g.key = e.template {joins}"
+    within = " OR ".join(f"f_{layer}.family IS NOT NULL" for layer in names)
+    like, weighs = profile.alike(prompts=prompts)
+    return f"""SELECT t.*, c.network, c.asn FROM (
+            SELECT e.call, e.aid, m.campaign, e.hour, e.stack, e.template, e.skeleton, e.method,
+                e.tokens_in, e.tokens_out, CASE WHEN {within} THEN 0 ELSE 1 END AS alike
+            FROM events e JOIN members m ON m.aid = e.aid {joins} {weighs}
+            WHERE {within} OR {like}) t
+        JOIN sketched c ON c.call = t.call"""
 
 
 def totals() -> str:
@@ -106,22 +104,22 @@ def days(engine: Engine) -> str:
 def ways() -> str:
     """What a campaign's calls seek and ask for: capability (−1 unknown), and their elicitation."""
     asks = {
-        name: f"cast(sum(CASE WHEN c.{name} >= {PLAIN} THEN 1 ELSE 0 END) AS bigint) AS {name}"
-        for name in ELICITATION
+        name: f"cast(sum(CASE WHEN (asks & {1 << i}) > 0 THEN 1 ELSE 0 END) AS bigint) AS {name}"
+        for i, name in enumerate(ELICITS)
     }
-    return f"""SELECT k.campaign, coalesce(c.capability, -1) AS skill, count(*) AS n,
-            {", ".join(asks.values())}
-        FROM taken k JOIN sketched c ON c.call = k.call
-        GROUP BY k.campaign, coalesce(c.capability, -1)"""
+    way = f"method % {WAYS}"
+    return f"""SELECT campaign, skill, count(*) AS n, {", ".join(asks.values())}
+        FROM (SELECT campaign, {way} % {SKILLS} - 1 AS skill,
+            cast(floor({way} / {SKILLS}) AS int) AS asks FROM taken)
+        GROUP BY campaign, skill"""
 
 
 def places() -> str:
     """Networks and systems that a campaign's calls came from."""
     return " UNION ALL ".join(
-        f"""SELECT t.campaign, '{name}' AS kind, c.{name} AS name,
-            count(DISTINCT t.aid) AS members, min(t.hour) AS first, max(t.hour) AS last
-        FROM taken t JOIN sketched c ON c.call = t.call WHERE c.{name} IS NOT NULL
-        GROUP BY t.campaign, c.{name}"""
+        f"""SELECT campaign, '{name}' AS kind, {name} AS name,
+            count(DISTINCT aid) AS members, min(hour) AS first, max(hour) AS last
+        FROM taken WHERE {name} IS NOT NULL GROUP BY campaign, {name}"""
         for name in ("network", "asn")
     )
 
@@ -175,10 +173,10 @@ def having(engine: Engine, templated: bool) -> dict[Kind, tuple[str, str]]:
     )
     if templated:
         every["template"] = (
-            "SELECT aid, cast(template AS string) AS value FROM templated",
-            """SELECT k.campaign, cast(t.template AS string) AS value,
-                count(DISTINCT k.aid) AS members
-            FROM taken k JOIN templated t ON t.call = k.call GROUP BY k.campaign, t.template""",
+            """SELECT aid, cast(template AS string) AS value FROM events
+            WHERE template IS NOT NULL""",
+            """SELECT campaign, cast(template AS string) AS value, count(DISTINCT aid) AS members
+            FROM taken WHERE template IS NOT NULL GROUP BY campaign, template""",
         )
     return every
 
