@@ -107,6 +107,7 @@ def _prepare(engine: Engine, scan: Scan) -> None:
     columns["campaign"] = pa.array(campaigns, pa.int32())
     engine.keep("chosen_families", pa.table(columns))
     templated = any(one.layer == "template" for one in scan.layers)
+    engine.table("theirs", taken.theirs())
     engine.table("taken", taken.taken(layers, prompts=templated))
     engine.table("places", taken.places())
     engine.table("shared_by", taken.shared(engine, templated))

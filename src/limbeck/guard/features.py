@@ -14,11 +14,11 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from limbeck.guard.engine import Engine
+from limbeck.guard.schema import BANDS
 
 Layer: TypeAlias = Literal["template", "shape", "client"]
 KEYS: dict[Layer, str] = {"template": "template", "shape": "shape", "client": "stack"}
 """The column of `events` that has each layer's key."""
-BANDS = tuple(f"band_{i}" for i in range(8))
 PLAIN = 30
 """Three points of the lexicon: a prompt that plainly asks for reasoning, a rubric or a trace."""
 STACK = ("client", "temperature", "max_tokens", "logprobs", "stream", "model", "session")

@@ -87,6 +87,7 @@ def assign(engine: Engine, tested: list[Families], calls: Ints) -> Members:
     whole = even_within(groups, np.zeros(len(calls), bool), engine.threads)
     evidence = _alone(engine, families, whole[: len(families)], calls)
     engine.table("paces", standing.paces(engine))
+    engine.table("visits", standing.visits())
     engine.table("homes", standing.homes())
     engine.table("stood", standing.stood())
     engine.table("parts", profile.parts(engine))

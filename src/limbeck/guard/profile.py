@@ -149,7 +149,7 @@ def learnt(found: Mapping[int, tuple[Table, dict[str, int]]]) -> Table:
 
 
 def alike(*, prompts: bool) -> tuple[str, str]:
-    """Whether a call `e` weighs as much for the campaign of its member `m` as a suspect must.
+    """Whether a member's call `e` weighs as much for its `campaign` as a suspect must.
 
     In either view. Gives the condition and the joins that it takes; campaigns' weights are in the
     table `learnt`.
@@ -159,9 +159,9 @@ def alike(*, prompts: bool) -> tuple[str, str]:
         f"max(CASE WHEN trait = '{name}' THEN weight END) AS other_{name}" for name in allowed
     )
     joins = f"""JOIN (SELECT campaign, {rest} FROM learnt WHERE value IS NULL GROUP BY campaign) o
-            ON o.campaign = m.campaign """
+            ON o.campaign = e.campaign """
     joins += " ".join(
-        f"""LEFT JOIN learnt w_{name} ON w_{name}.campaign = m.campaign
+        f"""LEFT JOIN learnt w_{name} ON w_{name}.campaign = e.campaign
             AND w_{name}.trait = '{name}' AND w_{name}.value = {sql}"""
         for name, sql in allowed.items()
     )

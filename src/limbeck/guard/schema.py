@@ -8,11 +8,13 @@ from limbeck.guard.arrow import Schema, pa
 
 TIME: Final = pa.timestamp("us", tz="UTC")
 
+BANDS: Final = tuple(f"band_{number}" for number in range(8))
+
 SKETCH: Final[Schema] = pa.schema(
     [
         pa.field("exact", pa.int64()),
         pa.field("skeleton", pa.int64()),
-        *(pa.field(f"band_{number}", pa.int64()) for number in range(8)),
+        *(pa.field(band, pa.int64()) for band in BANDS),
         pa.field("reasoning", pa.uint8()),
         pa.field("rubric", pa.uint8()),
         pa.field("trace", pa.uint8()),

@@ -60,14 +60,19 @@ def paces(engine: Engine) -> str:
         FROM (SELECT aid, hour, count(*) AS n FROM events GROUP BY aid, hour) GROUP BY aid"""
 
 
+def visits() -> str:
+    """How many calls came from where: account, network, system."""
+    return """SELECT i.aid, s.network, s.asn, count(*) AS n FROM sketched s
+        JOIN account_ids i ON i.account = s.account GROUP BY i.aid, s.network, s.asn"""
+
+
 def homes() -> str:
     """Of each account: its networks, and the one that most of its calls come from."""
     return """SELECT aid, count(*) AS networks, max(CASE WHEN place = 1 THEN network END) AS home
         FROM (SELECT aid, network, row_number() OVER (
                 PARTITION BY aid ORDER BY n DESC, network) AS place
-            FROM (SELECT i.aid, s.network, count(*) AS n FROM sketched s
-                JOIN account_ids i ON i.account = s.account
-                WHERE s.network IS NOT NULL GROUP BY i.aid, s.network))
+            FROM (SELECT aid, network, sum(n) AS n FROM visits
+                WHERE network IS NOT NULL GROUP BY aid, network))
         GROUP BY aid"""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from limbeck.guard.arrow import Table, pa, pc, pq
 from limbeck.guard.calls import REJECTS, rejects
+from limbeck.guard.schema import BANDS
 from limbeck.guard.words import I64
 
 DAY_ROWS = 262_144
@@ -87,8 +88,8 @@ class Days:
 
 
 def write(table: Table, path: Path) -> None:
-    """One Parquet file: what is all different has no dictionary, integers only that."""
-    different = {"exact", "call", "call_id", "time"}
+    """One Parquet file: what is mostly different has no dictionary, integers only that."""
+    different = {"exact", "call", "call_id", "time", *BANDS}
     named = [field.name for field in table.schema if field.name not in different]
     packed = {
         field.name: "zstd" if pa.types.is_string(field.type) or field.name == "time" else "none"

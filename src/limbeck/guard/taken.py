@@ -1,6 +1,6 @@
 """SQL of what campaigns took and what their members share: all that reads a scan's tables.
 
-Read are `events`, `templates`, `families`, `stacks`, `volumes`, `account_ids`, the
+Read are `events`, `visits`, `templates`, `families`, `stacks`, `volumes`, `account_ids`, the
 `hits_…` of each layer and `firm` (layer, family, aid) as the scan keeps them, `sketched` and
 `accounts` as the state folder has them, `texts` (the masked texts of `templates.parquet`), and,
 kept by `facts.py`, `members` (aid, campaign), `chosen_families` (layer, family, campaign) and
@@ -32,29 +32,33 @@ def traffic() -> str:
     return f"SELECT hour, {SUMS} FROM events GROUP BY hour ORDER BY hour"
 
 
+def theirs() -> str:
+    """All calls of members. By itself, as DuckDB takes the join's rows for few and plans for it."""
+    return """SELECT e.call, e.aid, m.campaign, e.hour, e.stack, e.shape, e.template, e.skeleton,
+            e.method, e.topic, e.tokens_in, e.tokens_out
+        FROM events e JOIN members m ON m.aid = e.aid"""
+
+
 def taken(layers: Iterable[Layer], *, prompts: bool) -> str:
     """A campaign's calls: what is told of them, and whether they are only alike (`alike` 1).
 
-    A call is a campaign's when a member made it, and it lies within one of its families or looks as
-    much like its calls as one must for an account to be suspected.
+    One of a member's calls (`theirs`) is the campaign's when it lies within one of its families or
+    looks as much like its calls as one must for an account to be suspected.
     """
     names = sorted(set(layers))
     families = {layer: f"e.{KEYS[layer]}" for layer in names} | {"template": "g.family"}
     joins = " ".join(
         f"""LEFT JOIN chosen_families f_{layer} ON f_{layer}.layer = '{layer}'
-            AND f_{layer}.campaign = m.campaign AND f_{layer}.family = {families[layer]}"""
+            AND f_{layer}.campaign = e.campaign AND f_{layer}.family = {families[layer]}"""
         for layer in names
     )
     if "template" in names:
         joins = f"LEFT JOIN families g ON g.key = e.template {joins}"
     within = " OR ".join(f"f_{layer}.family IS NOT NULL" for layer in names)
     like, weighs = profile.alike(prompts=prompts)
-    return f"""SELECT t.*, c.network, c.asn FROM (
-            SELECT e.call, e.aid, m.campaign, e.hour, e.stack, e.template, e.skeleton, e.method,
-                e.tokens_in, e.tokens_out, CASE WHEN {within} THEN 0 ELSE 1 END AS alike
-            FROM events e JOIN members m ON m.aid = e.aid {joins} {weighs}
-            WHERE {within} OR {like}) t
-        JOIN sketched c ON c.call = t.call"""
+    return f"""SELECT e.call, e.aid, e.campaign, e.hour, e.stack, e.template, e.skeleton, e.method,
+            e.tokens_in, e.tokens_out, CASE WHEN {within} THEN 0 ELSE 1 END AS alike
+        FROM theirs e {joins} {weighs} WHERE {within} OR {like}"""
 
 
 def totals() -> str:
@@ -116,20 +120,22 @@ def ways() -> str:
 
 def places() -> str:
     """Networks and systems that a campaign's calls came from."""
-    return " UNION ALL ".join(
+    each = " UNION ALL ".join(
         f"""SELECT campaign, '{name}' AS kind, {name} AS name,
             count(DISTINCT aid) AS members, min(hour) AS first, max(hour) AS last
-        FROM taken WHERE {name} IS NOT NULL GROUP BY campaign, {name}"""
+        FROM placed WHERE {name} IS NOT NULL GROUP BY campaign, {name}"""
         for name in ("network", "asn")
     )
+    return f"""WITH placed AS (SELECT t.campaign, t.aid, t.hour, c.network, c.asn
+            FROM taken t JOIN sketched c ON c.call = t.call) {each}"""
 
 
 def crowds() -> str:
     """How many accounts call from each place that several members share, in all."""
     return " UNION ALL ".join(
         f"""SELECT p.campaign, p.kind, p.name, p.members, p.first, p.last,
-            count(DISTINCT c.account) AS users
-        FROM places p JOIN sketched c ON c.{name} = p.name
+            count(DISTINCT c.aid) AS users
+        FROM places p JOIN visits c ON c.{name} = p.name
         WHERE p.kind = '{name}' AND p.members > 1
         GROUP BY p.campaign, p.kind, p.name, p.members, p.first, p.last"""
         for name in ("network", "asn")
@@ -162,8 +168,7 @@ def having(engine: Engine, templated: bool) -> dict[Kind, tuple[str, str]]:
         kind: (sql, grouped.format(sql)) for kind, sql in known.items()
     }
     every["network"] = (
-        """SELECT i.aid, c.network AS value FROM sketched c
-        JOIN account_ids i ON i.account = c.account WHERE c.network IS NOT NULL""",
+        "SELECT aid, network AS value FROM visits WHERE network IS NOT NULL",
         "SELECT campaign, name AS value, members FROM places WHERE kind = 'network'",
     )
     every["set-up"] = (
