@@ -158,8 +158,11 @@ def _blocks(
         )
         return done
 
-    with ThreadPoolExecutor(threads) as pool:
-        for block in blocks(source, CALLS, REQUIRED):
+    read = blocks(source, CALLS, REQUIRED)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(threads) as pool:
+        ahead = reader.submit(next, read, None)
+        while (block := ahead.result()) is not None:
+            ahead = reader.submit(next, read, None)
             waiting.append(pool.submit(_one, block, now))
             if len(waiting) > threads:
                 yield finish()
