@@ -114,6 +114,10 @@ class Engine(ABC):
         """SQL for microseconds since 1970, of a timestamp."""
 
     @abstractmethod
+    def hash(self, columns: Sequence[str]) -> str:
+        """SQL for 64 bits that stand for the values of some columns, none of them null."""
+
+    @abstractmethod
     def _write(self, path: Path, sql: str, parameters: dict[str, Value]) -> None: ...
 
     @abstractmethod
@@ -168,6 +172,10 @@ class DuckDB(Engine):
     def epoch_us(self, time: str) -> str:
         """SQL for microseconds since 1970, of a timestamp."""
         return f"epoch_us({time})"
+
+    def hash(self, columns: Sequence[str]) -> str:
+        """SQL for 64 bits that stand for the values of some columns, none of them null."""
+        return f"hash({', '.join(columns)})"
 
     def _write(self, path: Path, sql: str, parameters: dict[str, Value]) -> None:
         path.mkdir()

@@ -39,19 +39,20 @@ def accounts() -> str:
         FROM (SELECT DISTINCT account FROM sketched)"""
 
 
-def stacks() -> str:
-    """Client set-ups under dense numbers."""
-    plain = ", ".join(_plain(name) for name in STACK)
-    return f"""SELECT *, cast(row_number() OVER (ORDER BY {", ".join(STACK)}) AS bigint) AS stack
+def stacks(engine: Engine) -> str:
+    """Client set-ups under dense numbers, each with a hash (`mark`) that calls find it by."""
+    plain = ", ".join(f"{_set_up(name, '')} AS {name}" for name in STACK)
+    return f"""SELECT *, cast(row_number() OVER (ORDER BY {", ".join(STACK)}) AS bigint) AS stack,
+            {engine.hash(STACK)} AS mark
         FROM (SELECT DISTINCT {plain} FROM sketched)"""
 
 
-def events(*, prompts: bool) -> str:
+def events(engine: Engine, *, prompts: bool) -> str:
     """A row a call, integers only: who, when, alike to what.
 
     Its template is its skeleton, or else the band that most accounts share.
     """
-    same = " AND ".join(f"s.{name} = {_set_up(name, 'c.')}" for name in STACK)
+    mark = engine.hash([_set_up(name, "c.") for name in STACK])
     # Of the tokens in, those that the prompt's characters do not explain; 16 are within its error.
     besides = "greatest(0, coalesce(c.tokens_in, 0) - cast(coalesce(c.chars, 0) AS double) / 4)"
     size = f"cast(floor(8 * log2(16 + {besides})) AS bigint)"
@@ -69,7 +70,7 @@ def events(*, prompts: bool) -> str:
             cast({elicits} AS int) AS elicits,
             s.stack * {WAYS} + ({elicits}) * {SKILLS} + {skill} AS method,
             s.stack * {LENGTHS} + {size} AS shape
-        FROM sketched c JOIN account_ids a ON a.account = c.account JOIN stacks s ON {same}
+        FROM sketched c JOIN account_ids a ON a.account = c.account JOIN stacks s ON s.mark = {mark}
         {joins}"""
 
 
@@ -146,10 +147,6 @@ def uses(layer: Layer, quiet: list[int], *, prompts: bool) -> str:
         FROM (SELECT {key} AS key, aid, hour, count(*) AS n, {flagged} AS flagged
             FROM events WHERE {key} IS NOT NULL GROUP BY {key}, aid, hour)
         GROUP BY key, aid"""
-
-
-def _plain(name: str) -> str:
-    return f"{_set_up(name, '')} AS {name}"
 
 
 def _set_up(name: str, table: str) -> str:

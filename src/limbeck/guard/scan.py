@@ -27,7 +27,7 @@ class Scan:
 def prepare(engine: Engine) -> list[Layer]:
     """Run the SQL that does not depend on what is found; gives the layers that the log allows."""
     engine.table("account_ids", features.accounts())
-    engine.table("stacks", features.stacks())
+    engine.table("stacks", features.stacks(engine))
     seen = engine.fetch("SELECT count(skeleton) AS prompts FROM sketched")["prompts"][0].as_py()
     if seen:
         engine.table("shared_skeletons", features.shared_skeletons())
@@ -35,7 +35,7 @@ def prepare(engine: Engine) -> list[Layer]:
         engine.table("shared_bands", features.shared_bands())
         engine.table("templates", features.templates())
         engine.table("banded", features.banded())
-    engine.table("events", features.events(prompts=bool(seen)))
+    engine.table("events", features.events(engine, prompts=bool(seen)))
     engine.table("volumes", features.volumes(engine))
     counted = engine.fetch(features.hours()).to_pydict()
     calls = dict(zip(counted["hour"], counted["calls"], strict=True))

@@ -7,7 +7,7 @@ with every step outlives no large table.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -61,6 +61,10 @@ class Spark(Engine):
     def epoch_us(self, time: str) -> str:
         """SQL for microseconds since 1970, of a timestamp."""
         return f"unix_micros({time})"
+
+    def hash(self, columns: Sequence[str]) -> str:
+        """SQL for 64 bits that stand for the values of some columns, none of them null."""
+        return f"xxhash64({', '.join(columns)})"
 
     def _sql(self, sql: str, parameters: dict[str, Value]) -> Any:
         return self._session.sql(PARAMETER.sub(r":\1", sql), args=parameters or None)
