@@ -8,7 +8,7 @@ on standard output, which is also kept in benchmarks/results/guard.json.
     python benchmarks/guard.py [--accounts 60000] [--seeds 5] [--only recall_cover75,baselines]
 
 The rows of the scale take `--calls` calls, by default 2 million of the 100 that they are named for,
-and say how many they took.
+and say how many they took. With `--logs FOLDER` their logs stay there, and are used again.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default=",".join(WHAT))
     parser.add_argument("--calls", type=int, default=2_000_000)
+    parser.add_argument("--logs", type=Path, default=None)
     args = parser.parse_args()
     wanted = args.only.split(",")
     rows: list[dict[str, Any]] = []
@@ -129,7 +130,7 @@ def main() -> None:
         rows.append(row | {"tried": [tried for _, each in framed for tried in each]})
     for what, prompts in (("scale_100m", True), ("scale_metadata", False)):
         if what in wanted:
-            rows.append(_scale(what, prompts, args.calls))
+            rows.append(_scale(what, prompts, args.calls, args.logs))
     keep("guard", rows, simulated=True)
 
 
@@ -239,30 +240,31 @@ def _framing(accounts: int, seed: int) -> tuple[float, list[dict[str, Any]]]:
     return min((float(one["accounts"]) for one in tried if one["flagged"]), default=np.inf), tried
 
 
-def _scale(what: str, prompts: bool, calls: int) -> dict[str, Any]:
+def _scale(what: str, prompts: bool, calls: int, logs: Path | None) -> dict[str, Any]:
     """Seconds and memory of one scan, a sixth of its calls hostile."""
     june = replace(attacks()["anthropic-june"], accounts=max(calls // 2_000, 100), per_day=45)
     days, accounts = 14, max(calls // 300, 1_000)
     plan = Plan(accounts=accounts, days=days, seed=7, attacks=(june,), prompts=prompts)
-    with Scene(plan) as scene:
+    with Scene(plan, logs and logs / f"{what}-{calls}") as scene:
         found = scene.scan()
-        made = scene.calls_made
+        made = scene.calls
     _note(f"{what}: {made:,} calls in {found.seconds:.0f} s, {found.peak_gb:.1f} GB")
     row = _row(what, "s", [found.seconds], {})
     return row | {"calls": made, "peak_gb": round(found.peak_gb, 2)}
 
 
 class Scene:
-    """A simulation on disk, removed at the end."""
+    """A simulation on disk, removed at the end; or one that stays in `kept`."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, kept: Path | None = None) -> None:
+        self._plan, self._kept = plan, kept
 
     def __enter__(self) -> Scene:
         self._folder = Path(tempfile.mkdtemp(prefix="guard-"))
-        summary = simulate(self._plan, self._folder / "sim")
-        self.calls_made = summary.honest_calls + summary.cover_calls + summary.hostile_calls
-        truth = pq.read_table(self._folder / "sim" / "truth.parquet")
+        self._sim = self._kept or self._folder / "sim"
+        if not self._sim.exists():
+            simulate(self._plan, self._sim)
+        truth = pq.read_table(self._sim / "truth.parquet")
         self._truth = {
             row["account"]: row["campaign"] or "" for row in truth.to_pylist()
         }  # every account, also those without a call
@@ -272,13 +274,19 @@ class Scene:
         shutil.rmtree(self._folder)
 
     @property
+    def calls(self) -> int:
+        """How many the log has."""
+        files = (self._sim / "calls").rglob("*.parquet")
+        return sum(pq.read_metadata(file).num_rows for file in files)
+
+    @property
     def names(self) -> list[str]:
         """All accounts, in the order of `Found`."""
         return list(self._truth)
 
     def scan(self, hours: int | None = None) -> Found:
         """Run `limbeck guard scan` on the calls of the first `hours`, or of all."""
-        sim, out = self._folder / "sim", self._folder / "found"
+        sim, out = self._sim, self._folder / "found"
         calls = sim / "calls" if hours is None else self._first(hours)
         shutil.rmtree(out, ignore_errors=True)
         command = [sys.executable, "-m", "limbeck", "guard", "scan", str(calls)]
@@ -302,7 +310,7 @@ class Scene:
         scores: dict[str, np.ndarray] = {}
         for peer, score in PEERS.items():
             try:
-                found = score(self._folder / "sim" / "calls", names)
+                found = score(self._sim / "calls", names)
             except ImportError as error:
                 _note(f"{peer} is left out: {error.name} is not installed")
                 continue
@@ -315,11 +323,9 @@ class Scene:
             name = f"day={self._plan.start + timedelta(day)}"
             (out / name).mkdir(parents=True)
             if hours >= 24 * (day + 1):
-                shutil.copytree(
-                    self._folder / "sim" / "calls" / name, out / name, dirs_exist_ok=True
-                )
+                shutil.copytree(self._sim / "calls" / name, out / name, dirs_exist_ok=True)
                 continue
-            files = str(self._folder / "sim" / "calls" / name / "*.parquet")
+            files = str(self._sim / "calls" / name / "*.parquet")
             left = f"hour(\"time\" AT TIME ZONE 'UTC') < {hours - 24 * day}"
             rows = f"SELECT * FROM read_parquet('{files}', hive_partitioning = false) WHERE {left}"  # noqa: S608
             target = out / name / "part.parquet"

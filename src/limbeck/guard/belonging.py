@@ -79,13 +79,16 @@ def mended(
     np.add.at(held, (at, place[key]), n)
     held[:, -1] = calls[aid] - held.sum(1)
     beside = standing.odds(engine, core)[aid]
+    member: Floats | None = None
     for least in PURE:
-        found = bags.belonging(held, core[aid], len(calls), 1.0, known[aid], beside)
-        fits = np.zeros(len(calls), bool)
-        fits[aid] = found.member >= least
-        if (core & fits).sum() < LEAST // 2:
+        if member is None:
+            member = bags.belonging(held, core[aid], len(calls), 1.0, known[aid], beside).member
+        left = np.zeros(len(calls), bool)
+        left[aid] = core[aid] & (member >= least)
+        if left.sum() < LEAST // 2:
             break
-        core = core & fits
+        if left.sum() < core.sum():
+            core, member = left, None
     return core
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.guard import even, marks, score
-from limbeck.guard.arrow import column, numbers
+from limbeck.guard.arrow import column, numbers, pa
 from limbeck.guard.engine import Engine
 from limbeck.guard.features import Layer
 
@@ -59,9 +59,7 @@ def test(engine: Engine, layer: Layer) -> Families:
         "hours": numbers(sums, "calm") / calls,
         "elicitation": numbers(sums, "eliciting") / calls,
     }
-    repeated = np.zeros(len(family))
     if layer == "template":
-        repeated = _repeated(engine, family)
         shares["client"] = _one_set_up(engine, family)
     for name in ("payment", "signup"):
         shares[name] = _kin(engine, layer, name, unit)
@@ -71,7 +69,8 @@ def test(engine: Engine, layer: Layer) -> Families:
     against["bursts"] = score.below(burst, counted, score.PRIOR_BURSTS, users)
     null = score.null(told.z)
     z = score.above(told.z, null)
-    z = np.where(repeated > REPEATED, -score.CAP, z)
+    if layer == "template":
+        z = np.where(_repeated(engine, family, z) > REPEATED, -score.CAP, z)
     p, rest = score.verdict(score.Marks(z, against))
     best = np.lexsort((p, family))
     best = best[np.unique(family[best], return_index=True)[1]]
@@ -98,7 +97,9 @@ REPEATED = 0.5
 """Above this share of exact repeats a family is a public set of prompts, not a work-list."""
 
 
-def _repeated(engine: Engine, family: Ints) -> Floats:
+def _repeated(engine: Engine, family: Ints, z: Floats) -> Floats:
+    """Of each family the calls whose prompt came before; 0 where it is not even anyway."""
+    engine.keep("even", pa.table({"family": np.unique(family[z >= score.EVEN])}))
     rows = engine.fetch(marks.repeats())
     share = 1 - numbers(rows, "different") / np.maximum(numbers(rows, "seen"), 1)
     return looked_up(family, column(rows, "family"), share)

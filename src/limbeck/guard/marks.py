@@ -39,9 +39,10 @@ def histogram(hits: str) -> str:
 
 
 def repeats() -> str:
-    """Calls in each family of templates, and how many different prompts they bring."""
+    """Calls in the families `even` of templates, and how many different prompts they bring."""
     return """SELECT f.family, count(*) AS seen, count(DISTINCT t.exact) AS different
-        FROM events t JOIN families f ON f.key = t.template GROUP BY f.family"""
+        FROM events t JOIN families f ON f.key = t.template JOIN even e ON e.family = f.family
+        GROUP BY f.family"""
 
 
 def set_ups() -> str:
