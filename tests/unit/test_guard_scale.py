@@ -32,7 +32,9 @@ def test_templates_are_what_a_plain_reading_finds(tmp_path: Path) -> None:
             (row["kind"], row["raw"]): (row["template"], row["users"])
             for row in engine.fetch("SELECT * FROM templates").to_pylist()
         }
-        found = engine.fetch("SELECT call, template FROM events WHERE template IS NOT NULL").to_pylist()
+        found = engine.fetch(
+            "SELECT call, template FROM events WHERE template IS NOT NULL"
+        ).to_pylist()
     rows = calls.to_pylist()
     users: dict[tuple[int, int], set[str]] = defaultdict(set)
     for row in rows:

@@ -55,6 +55,19 @@ def test_a_family_is_judged_alike_alone_and_among_many() -> None:
     assert first == len(among.belongs)
 
 
+def test_threads_and_blocks_change_no_evenness(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(13)
+    families = [np.bincount(1 + _people(rng, int(size))) for size in rng.integers(20, 900, 60)]
+    of = np.repeat(np.arange(60), [np.count_nonzero(family) for family in families])
+    x = np.concatenate([np.flatnonzero(family) for family in families])
+    n = np.concatenate([family[family > 0] for family in families]).astype(float)
+    whole = even.evenness(of, x, n)
+    monkeypatch.setattr(even, "BLOCK", 150)
+    parts = even.evenness(of, x, n, threads=3)
+    np.testing.assert_allclose(parts.z, whole.z, atol=1e-9)
+    np.testing.assert_allclose(parts.belongs, whole.belongs, atol=1e-9)
+
+
 def test_accounts_that_are_replaced_are_even_by_the_day() -> None:
     rng = np.random.default_rng(2)
     days = (2.0 ** rng.integers(0, 5, 600)).astype(np.float64)
@@ -91,6 +104,43 @@ def test_membership_finds_members_and_spares_honest_users() -> None:
     assert (found.firm[honest:] >= 0.8).mean() > 0.95
     assert (found.p[honest:] <= 1e-3).mean() > 0.85
     assert (found.p[:honest] <= 1e-4).mean() <= 1e-4
+
+
+def test_membership_is_its_definition_summed_account_by_account() -> None:
+    rng = np.random.default_rng(11)
+    calls = np.concatenate([rng.integers(1, 60, 400), rng.integers(40, 64, 30)])
+    hits = np.concatenate([rng.binomial(calls[:400], rng.beta(0.4, 2, 400)), rng.poisson(20, 30)])
+    hits = np.minimum(hits, calls)
+    at, accounts = np.flatnonzero(hits), 2_000
+    h, n, mean, uneven = hits[at], calls[at], 20.0, 0.1
+    belongs = rng.random(len(at)) * 0.5
+    found = score.membership(h, n, accounts, (30.0, mean, uneven), belongs, rounds=12)
+
+    def member(k: np.ndarray) -> np.ndarray:
+        return stats.nbinom.pmf(k, 1 / uneven, 1 / (1 + uneven * mean))
+
+    def honest(k: np.ndarray, of: np.ndarray, law: tuple[float, float]) -> np.ndarray:
+        return stats.betabinom.pmf(k, of, *law) / (1 - stats.betabinom.pmf(0, of, *law))
+
+    for each in zip(*np.unique(np.stack([h, n]), axis=1), strict=True):  # alike, if all is alike
+        same = (h == each[0]) & (n == each[1])
+        belongs[same] = belongs[same].mean()
+    share, users, law = 30.0 / accounts, 0.0, score.SHARES
+    for _ in range(12):
+        users = ((1 - belongs).sum() + 1) / accounts
+        law = score._beta(h / n, 1 - belongs)  # pyright: ignore
+        one, other = share * member(h), (1 - share) * users * honest(h, n, law)
+        belongs = one / (one + other)
+        never = share * member(np.zeros(1))[0]
+        rest = never / (never + (1 - share) * (1 - users))
+        share = (belongs.sum() + (accounts - len(at)) * rest) / accounts
+    np.testing.assert_allclose(found.firm, belongs, rtol=1e-9)
+    for place in range(0, len(at), 7):
+        grid = np.arange(1, n[place] + 1)
+        use = honest(grid, np.full(len(grid), n[place]), law)
+        ratio = member(grid) / use
+        p = users * use[ratio >= ratio[h[place] - 1] * (1 - 1e-12)].sum()
+        assert found.p[place] == pytest.approx(min(p, 1.0), rel=1e-9)
 
 
 def test_p_values_of_honest_users_hold_in_the_model() -> None:
@@ -151,6 +201,25 @@ def test_bags_of_another_campaign_are_neither_honest_nor_learnt_from() -> None:
     without = bags.belonging(held, firm, 10_000, most=0.05)
     told = bags.belonging(held, firm, 10_000, most=0.05, known=known)
     assert np.median(told.p[firm]) < np.median(without.p[firm]) / 10
+
+
+def test_large_bags_may_be_told_coarsely(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(12)
+    size = np.exp(rng.uniform(np.log(200), np.log(20_000), 1_300)).astype(int)
+    shares = np.concatenate(
+        [rng.dirichlet([20, 1, 0.2, 0.1], 1_200), rng.dirichlet([24, 1, 2, 5], 100)]
+    )
+    held = np.stack([rng.multinomial(k, p) for k, p in zip(size, shares, strict=True)]).astype(
+        float
+    )
+    firm = np.arange(1_300) >= 1_240
+    told = bags.belonging(held, firm, 10_000)
+    monkeypatch.setattr(bags, "FINE", 1 << 20)
+    monkeypatch.setattr(bags, "FINEST", 1 << 20)
+    exact = bags.belonging(held, firm, 10_000)
+    away = np.abs(np.log(told.p) - np.log(exact.p))
+    assert np.median(away) < 0.02
+    assert ((told.p <= 1e-4) == (exact.p <= 1e-4)).mean() > 0.99
 
 
 def test_the_order_of_bags_changes_no_order_of_evidence() -> None:
