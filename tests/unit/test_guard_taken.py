@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from limbeck.guard import findings, scan
+from limbeck.guard import findings, scan, taken
+from limbeck.guard.arrow import pa
 from limbeck.guard.engine import Engine
 from limbeck.guard.logs import ingest
 from limbeck.guard.members import FLAG
@@ -111,3 +113,16 @@ def test_a_layer_less_leaves_the_members_that_others_hold(scene: Scene) -> None:
             assert without["links"] == (without["share"] > 0)
             assert without["share"] == round(np.any(left, axis=0)[mine].mean(), 4) if left else 0
     assert any(len(one["evidence"]) > 1 for one in scene.told["campaigns"])
+
+
+def test_a_campaign_of_which_no_call_is_counted_has_totals_all_the_same(tmp_path: Path) -> None:
+    calls = {"campaign": [0, 0, 1], "hour": [7, 9, 8], "tokens_in": [1, 2, 3]}
+    calls |= {"tokens_out": [10, 20, 30], "alike": [0, 1, 0]}
+    theirs = pa.table(calls)
+    with Engine.open(tmp_path / "work") as engine:
+        engine.keep("theirs", theirs)
+        engine.keep("taken", theirs.slice(1, 1))
+        rows = engine.fetch(taken.totals() + " ORDER BY campaign").to_pylist()
+    some = {"calls": 1, "tokens_in": 2, "tokens_out": 20, "alike": 1, "first": 9, "last": 9}
+    none = {"calls": 0, "tokens_in": 0, "tokens_out": 0, "alike": 0, "first": 8, "last": 8}
+    assert rows == [{"campaign": 0} | some, {"campaign": 1} | none]

@@ -62,10 +62,16 @@ def taken(layers: Iterable[Layer], *, prompts: bool) -> str:
 
 
 def totals() -> str:
-    """A row a campaign: what it took, and from when to when."""
-    return f"""SELECT campaign, {SUMS}, cast(sum(tokens_in) AS bigint) AS tokens_in,
-            cast(sum(alike) AS bigint) AS alike, min(hour) AS first, max(hour) AS last
-        FROM taken GROUP BY campaign"""
+    """A row a campaign: what it took, and from when to when; of none counted, of members' calls."""
+    sums = ("calls", "tokens_in", "tokens_out", "alike")
+    counted = ", ".join(f"coalesce(t.{name}, 0) AS {name}" for name in sums)
+    return f"""SELECT h.campaign, {counted}, coalesce(t.first, h.first) AS first,
+            coalesce(t.last, h.last) AS last
+        FROM (SELECT campaign, min(hour) AS first, max(hour) AS last FROM theirs
+            GROUP BY campaign) h
+        LEFT JOIN (SELECT campaign, {SUMS}, cast(sum(tokens_in) AS bigint) AS tokens_in,
+                cast(sum(alike) AS bigint) AS alike, min(hour) AS first, max(hour) AS last
+            FROM taken GROUP BY campaign) t ON t.campaign = h.campaign"""
 
 
 def covers() -> str:
