@@ -211,11 +211,18 @@ def lookup(lexicon: Lexicon, key: np.uint64) -> Any:
 
 
 @_compiled
-def _look_up(words: Records, count: int, lexicon: Lexicon) -> None:
+def _look_up(words: Records, count: int, lexicon: Lexicon) -> Any:
+    """Find each word's entry; gives the topic, of which the loop is the same."""
+    least = ALL
     for place in range(count):
         word = words[place]
         entry = lookup(lexicon, word.plain)
-        word.entry, word.mark = entry, lexicon.entries[entry].mark
+        mark = lexicon.entries[entry].mark
+        word.entry, word.mark, word.kept = entry, mark, False
+        key = word.hash >> ONE | np.uint64(word.length < 7) << np.uint64(63)
+        content = (word.length >= 3) & (mark & KNOWN == 0) & (not word.number)
+        least = min(least, key | (np.uint64(content) - ONE))  # ALL where it is none
+    return (least >> np.uint64(16)) & np.uint64(0x7FFFFFFF)
 
 
 @_compiled
@@ -232,9 +239,7 @@ def _skeleton(words: Records, count: int) -> Any:
 
 @_compiled
 def kept_words(words: Records, count: int) -> None:
-    """Mark the words that the skeleton keeps."""
-    for place in range(count):
-        words[place].kept = False
+    """Mark the words that the skeleton keeps; none is marked before."""
     number = _to_slot(words, count)
     head = min(count, SKELETON_WORDS)
     if number < 3:
@@ -293,17 +298,6 @@ def _bands(words: Records, count: int, least: Any, permutations: Any) -> None:
 
 
 @_compiled
-def _topic(words: Records, count: int) -> Any:
-    least = ALL
-    for place in range(count):
-        word = words[place]
-        key = word.hash >> ONE | np.uint64(word.length < 7) << np.uint64(63)
-        content = (word.length >= 3) & (word.mark & KNOWN == 0) & (not word.number)
-        least = min(least, key if content else ALL)
-    return (least >> np.uint64(16)) & np.uint64(0x7FFFFFFF)
-
-
-@_compiled
 def _scores(words: Records, count: int, braces: int, lexicon: Lexicon, points: I64) -> None:
     """The points of `table.SCORES`, and the votes for `CAPABILITIES` from the second on."""
     points[:] = 0
@@ -354,13 +348,12 @@ def _fill(
         columns.exact[row] = _exact(words, count)
         if count == 0:
             continue
-        _look_up(words, count, lexicon)
+        columns.topic[row] = _look_up(words, count, lexicon)
         columns.skeleton[row] = _skeleton(words, count)
         _bands(words, count, least, permutations)
         for band in range(BANDS):
             low, high = least[PER_BAND * band], least[PER_BAND * band + 1]
             columns.bands[band, row] = mix(np.uint64(high) << HALF | np.uint64(low))
-        columns.topic[row] = _topic(words, count)
         _scores(words, count, braces, lexicon, points)
         for kind in range(len(SCORES)):
             columns.scores[kind, row] = min(points[kind] * 10, 255)
