@@ -184,6 +184,19 @@ def test_a_campaign_larger_than_the_rest_of_its_set_up_teaches_no_honest_law() -
     assert np.median(found.p[~firm]) > 1e-3
 
 
+def test_laws_of_a_large_log_are_learnt_from_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(14)
+    honest = np.concatenate([_bags(rng, 6000, [20, 1, 0.2, 0.1]), _bags(rng, 3000, [1, 4, 6, 8])])
+    held = np.concatenate([honest, _bags(rng, 4000, [24, 1, 1, 2])])
+    firm = np.arange(13_000) >= 10_000
+    whole = bags.belonging(held, firm, 100_000)
+    monkeypatch.setattr(bags, "SAMPLE", 1_000)
+    part = bags.belonging(held, firm, 100_000)
+    assert part.member.sum() == pytest.approx(whole.member.sum(), rel=0.05)
+    assert ((part.p <= 1e-4) == (whole.p <= 1e-4)).mean() > 0.99
+    assert np.corrcoef(np.log(part.p), np.log(whole.p))[0, 1] > 0.99
+
+
 def test_bags_of_nobody_but_members_give_no_evidence_that_is_no_number() -> None:
     rng = np.random.default_rng(8)
     found = bags.belonging(_bags(rng, 60, [24, 1, 2, 5]), np.ones(60, bool), 1000)

@@ -22,7 +22,7 @@ KINDS = 12
 """Dirichlet-multinomial laws of honest bags."""
 ROUNDS = 25
 SAMPLE = 20_000
-"""Honest bags that the laws are fitted to; more add nothing."""
+"""Bags of firm members, and others, that the laws are fitted to; more add nothing."""
 MOST = 50.0
 """Of a law's concentration: no two people are as alike as coins."""
 WHOLE = 200.0
@@ -72,20 +72,21 @@ def belonging(
     bags = bags * np.minimum(1, WHOLE / bags.sum(1))[:, None]
     fine = np.where(bags < 1, FINEST, FINE)
     bags = np.rint(fine * bags) / fine
-    step = max(1, len(bags) // SAMPLE)
-    fitted = firm | (np.arange(len(bags)) % step == 0)
+    step = np.maximum(np.where(firm, firm.sum(), len(bags)) // SAMPLE, 1)
+    fitted = np.where(firm, np.cumsum(firm) - 1, np.arange(len(bags))) % step == 0
     few, tilt = _Held(bags[fitted]), beside[fitted]
-    weight = (np.where(firm, 1.0, step) * (1 - others))[fitted]
+    weight = (step * (1 - others))[fitted]
     first = firm[fitted].astype(float)
     blank = np.full(len(bags[0]), 1.0)
     member = few.dirichlet(first, blank, 30)
+    own = few.law(member) + tilt
     kinds = [blank] * KINDS
     of = np.eye(KINDS)[_kinds(bags[fitted], (first == 0) & (weight > 0))]
     share = min(0.5, 1.3 * float(firm.sum()) / max(float(weight.sum()), 1.0))
     crowd = few.dirichlet(weight * (1 - first), blank, 30)
     honest = float((weight * (1 - first)).sum())
     safe = max(SAFE, 1 - LEFT * honest / max(float((weight * first).sum()), 1.0)) * first
-    belongs = np.maximum(_odds(few.law(member) - few.law(crowd) + tilt, share), safe)
+    belongs = np.maximum(_odds(own - few.law(crowd), share), safe)
     mixing = np.full(KINDS, 1 / KINDS)
     for _ in range(ROUNDS):
         left = of * (weight * (1 - belongs))[:, None]
@@ -96,7 +97,7 @@ def belonging(
         each = _honest(few, kinds, mixing)
         total = np.logaddexp.reduce(each, axis=1)
         of = np.exp(each - total[:, None])
-        belongs = np.maximum(_odds(few.law(member) - total + tilt, share), safe)
+        belongs = np.maximum(_odds(own - total, share), safe)
         share = min(most, float((weight * belongs).sum() / max(float(weight.sum()), 1.0)))
     every = _Held(bags)
     ratio = every.law(member) - np.logaddexp.reduce(_honest(every, kinds, mixing), axis=1) + beside
