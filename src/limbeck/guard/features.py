@@ -93,11 +93,11 @@ def shared_skeletons() -> str:
         GROUP BY raw HAVING count(*) >= 3"""
 
 
-def loose(skeletons: str) -> str:
-    """Calls whose skeleton is not in `skeletons`, with their bands."""
+def loose() -> str:
+    """Calls whose skeleton is not shared, with their bands."""
     bands = ", ".join("c." + band for band in BANDS)
     return f"""SELECT c.call, a.aid, {bands} FROM (SELECT * FROM sketched o
-            WHERE NOT EXISTS (SELECT 1 FROM {skeletons} k WHERE k.raw = o.skeleton)) c
+            WHERE NOT EXISTS (SELECT 1 FROM shared_skeletons k WHERE k.raw = o.skeleton)) c
         JOIN account_ids a ON a.account = c.account WHERE c.{BANDS[0]} IS NOT NULL"""
 
 

@@ -28,21 +28,22 @@ def prepare(engine: Engine) -> list[Layer]:
     """Run the SQL that does not depend on what is found; gives the layers that the log allows."""
     engine.table("account_ids", features.accounts())
     engine.table("stacks", features.stacks(engine))
-    seen = engine.fetch("SELECT count(skeleton) AS prompts FROM sketched")["prompts"][0].as_py()
-    if seen:
+    seen = engine.fetch("SELECT count(skeleton) AS n FROM sketched")["n"][0].as_py()
+    prompts = seen > 0
+    if prompts:
         engine.table("shared_skeletons", features.shared_skeletons())
-        engine.table("loose", features.loose("shared_skeletons"))
+        engine.table("loose", features.loose())
         engine.table("shared_bands", features.shared_bands())
         engine.table("templates", features.templates())
         engine.table("banded", features.banded())
-    engine.table("events", features.events(engine, prompts=bool(seen)))
+    engine.table("events", features.events(engine, prompts=prompts))
     engine.table("volumes", features.volumes(engine))
     counted = engine.fetch(features.hours()).to_pydict()
     calls = dict(zip(counted["hour"], counted["calls"], strict=True))
     quiet = sorted(range(24), key=lambda hour: (calls.get(hour, 0), hour))[:QUIET]
-    layers: list[Layer] = ["template", "shape", "client"] if seen else ["shape", "client"]
+    layers: list[Layer] = ["template", "shape", "client"] if prompts else ["shape", "client"]
     for layer in layers:
-        engine.table(f"uses_{layer}", features.uses(layer, quiet, prompts=bool(seen)))
+        engine.table(f"uses_{layer}", features.uses(layer, quiet, prompts=prompts))
     return layers
 
 
