@@ -41,6 +41,31 @@ def test_people_alone_show_no_even_group() -> None:
     assert score.above(z, score.null(z)).max() < score.EVEN
 
 
+def test_a_family_of_very_many_people_looks_no_more_even_than_a_small_one() -> None:
+    rng = np.random.default_rng(9)
+    large = _even(*(rng.poisson(np.exp(rng.normal(1.5, 0.8, 50_000))) for _ in range(6))).z
+    middle, spread = score.PRIOR_Z
+    assert large.max() < middle + score.EVEN * spread
+
+
+def test_z_is_that_of_mixtures_fitted_to_the_end() -> None:
+    rng = np.random.default_rng(10)
+    counts = np.concatenate([_people(rng, 8_000, 0.8), rng.poisson(30, 60)])
+    told = _even(counts)
+    x, n = np.unique(counts[counts > 0], return_counts=True)
+    broad, narrow = (law[even.binned(x)] for law in even.kernels(1.0))
+    beside = narrow[:, np.abs(even.GRID - told.mean[0]).argmin()]
+
+    def fitted(laws: np.ndarray) -> float:
+        weight = np.full(laws.shape[1], 1 / laws.shape[1])
+        for _ in range(20_000):
+            weight = weight * (laws.T @ (n / (laws @ weight))) / n.sum()
+        return float(n @ np.log(laws @ weight))
+
+    z = np.sqrt(2 * (fitted(np.column_stack([broad, beside])) - fitted(broad)))
+    assert abs(told.z[0] - z) < 0.05 * z and even.DOUBT[0] < z
+
+
 def test_a_family_is_judged_alike_alone_and_among_many() -> None:
     rng = np.random.default_rng(10)
     families = [_people(rng, int(size)) for size in rng.integers(20, 3_000, 40)]

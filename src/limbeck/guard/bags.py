@@ -9,12 +9,12 @@ everybody else, fitted by EM to all accounts that have a suspect call.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.guard.arrow import special
-from limbeck.guard.counts import Counts
+from limbeck.guard.arrow import sparse, special
 
 Floats = NDArray[np.float64]
 
@@ -77,30 +77,28 @@ def belonging(
     few, tilt = _Held(bags[fitted]), beside[fitted]
     weight = (step * (1 - others))[fitted]
     first = firm[fitted].astype(float)
-    blank = np.full(len(bags[0]), 1.0)
-    member = few.dirichlet(first, blank, 30)
-    own = few.law(member) + tilt
-    kinds = [blank] * KINDS
+    kinds = np.ones((KINDS, len(bags[0])))
+    member = few.dirichlet(first[:, None], kinds[:1], 30)
+    own = few.law(member)[:, 0] + tilt
     of = np.eye(KINDS)[_kinds(bags[fitted], (first == 0) & (weight > 0))]
     share = min(0.5, 1.3 * float(firm.sum()) / max(float(weight.sum()), 1.0))
-    crowd = few.dirichlet(weight * (1 - first), blank, 30)
+    crowd = few.dirichlet((weight * (1 - first))[:, None], kinds[:1], 30)
     honest = float((weight * (1 - first)).sum())
     safe = max(SAFE, 1 - LEFT * honest / max(float((weight * first).sum()), 1.0)) * first
-    belongs = np.maximum(_odds(own - few.law(crowd), share), safe)
+    belongs = np.maximum(_odds(own - few.law(crowd)[:, 0], share), safe)
     mixing = np.full(KINDS, 1 / KINDS)
     for _ in range(ROUNDS):
         left = of * (weight * (1 - belongs))[:, None]
-        kinds = [few.dirichlet(w, law, 3) for w, law in zip(left.T, kinds, strict=True)]
-        kinds[-1] = np.full(len(bags[0]), ODD)
+        kinds = few.dirichlet(left, kinds, 3)
+        kinds[-1] = ODD
         mixing = left.sum(0) / max(float(left.sum()), 1e-9)
         mixing[-1] = max(mixing[-1], ODDS)
-        each = _honest(few, kinds, mixing)
-        total = np.logaddexp.reduce(each, axis=1)
-        of = np.exp(each - total[:, None])
+        of, total = _shared(few.law(kinds) + np.log(mixing + 1e-12))
         belongs = np.maximum(_odds(own - total, share), safe)
         share = min(most, float((weight * belongs).sum() / max(float(weight.sum()), 1.0)))
     every = _Held(bags)
-    ratio = every.law(member) - np.logaddexp.reduce(_honest(every, kinds, mixing), axis=1) + beside
+    _, honest_law = _shared(every.law(kinds) + np.log(mixing + 1e-12))
+    ratio = every.law(member)[:, 0] - honest_law + beside
     belongs = _odds(ratio, share)
     order = np.argsort(-ratio, kind="stable")
     p = np.empty(len(bags))
@@ -108,44 +106,67 @@ def belonging(
     return Belonging(belongs, np.clip(p, LEAST_P, 1))
 
 
+def _shared(each: Floats) -> tuple[Floats, Floats]:
+    """Of log-probabilities (n, K) each kind's share, (n, K), and the log of their sum, (n,)."""
+    most = each.max(1)
+    of = np.exp(each - most[:, None])
+    total = of.sum(1)
+    return of / total[:, None], most + np.log(total)
+
+
 def _odds(ratio: Floats, share: float) -> Floats:
     share = min(max(share, 1e-9), 1 - 1e-9)
     return 1 / (1 + np.exp(-np.clip(ratio + np.log(share / (1 - share)), -50, 50)))
 
 
-def _honest(bags: _Held, kinds: list[Floats], mixing: Floats) -> Floats:
-    """Log-probability of each bag under each kind, with its weight, (n, kinds)."""
-    laws = [bags.law(law) for law in kinds]
-    return np.column_stack(laws) + np.log(mixing + 1e-12)
-
-
 class _Held:
-    """Bags by the values that occur in each level, and by their sizes."""
+    """Bags by the values that occur in each level, and by their sizes as one level more.
+
+    These take few values, and a look-up costs a thirtieth of a gamma function.
+    """
 
     def __init__(self, bags: Floats) -> None:
-        self._levels = [Counts.of(level) for level in bags.T]
-        self._sizes = Counts.of(bags.sum(1))
+        columns = np.column_stack([bags, bags.sum(1)])
+        rows, self._levels = len(bags), len(columns[0])
+        found = [np.unique(level, return_inverse=True) for level in columns.T]
+        self._starts = np.cumsum([0, *(len(values) for values, _ in found[:-1])])
+        self._values = np.concatenate([values for values, _ in found])[:, None]
+        self._level = np.repeat(np.arange(self._levels), [len(values) for values, _ in found])
+        at = np.column_stack([back for _, back in found]) + self._starts
+        bounds = np.arange(rows + 1) * self._levels
+        self._has: Any = sparse.csr_array(
+            (np.ones(at.size), at.ravel(), bounds), shape=(rows, len(self._values))
+        )
+        self._had_by: Any = self._has.T.tocsr()
 
-    def law(self, a: Floats) -> Floats:
-        """Log-probability of each bag, but for the multinomial coefficient, which all share."""
-        held = special.gammaln(a.sum()) - self._sizes.gammaln(a.sum())
-        for one, level in zip(a.tolist(), self._levels, strict=True):
-            held = held + level.gammaln(one) - special.gammaln(one)
-        return held
+    def law(self, laws: Floats) -> Floats:
+        """Log-probability of each bag under `laws` (K, levels), (n, K).
 
-    def dirichlet(self, weight: Floats, a: Floats, rounds: int) -> Floats:
-        """Minka's fixed point (2000) for the parameters, from `a` on."""
-        of = [level.summed(weight) for level in self._levels]
-        values, of_size = self._sizes.values, self._sizes.summed(weight)
+        But for the multinomial coefficient, which all share.
+        """
+        a = self._with_sizes(laws)
+        each = special.gammaln(self._values + a[self._level]) - special.gammaln(a)[self._level]
+        each[self._starts[-1] :] *= -1
+        return self._has @ each
+
+    def dirichlet(self, weight: Floats, laws: Floats, rounds: int) -> Floats:
+        """Minka's fixed point (2000) for the parameters, (K, levels), from `laws` on.
+
+        Of bags taken `weight` (n, K) times.
+        """
+        of = self._had_by @ weight
         for _ in range(rounds):
-            each = zip(of, self._levels, a, strict=True)
-            up = np.array(
-                [w @ (special.digamma(v.values + x) - special.digamma(x)) for w, v, x in each]
-            )
-            down = special.digamma(values + a.sum()) - special.digamma(a.sum())
-            a = np.clip(a * up / max(float(of_size @ down), 1e-9), 1e-3, 1e3)
-            a = a * min(1.0, MOST / float(a.sum()))
-        return a
+            a = self._with_sizes(laws)
+            each = special.digamma(self._values + a[self._level]) - special.digamma(a)[self._level]
+            up = np.add.reduceat(of * each, self._starts)
+            laws = np.clip((a * up / np.maximum(up[-1], 1e-9))[:-1].T, 1e-3, 1e3)
+            laws = laws * np.minimum(1.0, MOST / laws.sum(1))[:, None]
+        return laws
+
+    @staticmethod
+    def _with_sizes(laws: Floats) -> Floats:
+        """Parameters (levels + 1, K): what sizes go by are the sums."""
+        return np.vstack([laws.T, laws.sum(1)])
 
 
 def _kinds(bags: Floats, honest: NDArray[np.bool_]) -> NDArray[np.int64]:

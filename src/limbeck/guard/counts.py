@@ -29,7 +29,3 @@ class Counts:
         """Log Γ(count + plus), (n,)."""
         told: Floats = special.gammaln(self.values + plus)[self.at]
         return told
-
-    def summed(self, weight: Floats) -> Floats:
-        """The weight of each value that occurs, of weights (n,)."""
-        return np.bincount(self.at, weight, len(self.values)).astype(np.float64)

@@ -17,6 +17,8 @@ Ints = NDArray[np.int64]
 
 LEAST = 20
 """A family of fewer accounts is not tested: too few to tell evenness from chance."""
+TOLD = 20_000
+"""Accounts of a log whose hours and set-ups are told beside; of more, a part is taken."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,18 +61,19 @@ def test(engine: Engine, layer: Layer) -> Families:
         "hours": numbers(sums, "calm") / calls,
         "elicitation": numbers(sums, "eliciting") / calls,
     }
+    part = engine.fetch("SELECT count(*) AS n FROM volumes")["n"][0].as_py() // TOLD or 1
     if layer == "template":
-        shares["client"] = _one_set_up(engine, family)
+        shares["client"] = _one_set_up(engine, family, part)
     for name in ("payment", "signup"):
         shares[name] = _kin(engine, layer, name, unit)
     against = {k: score.against_alike(v, users) for k, v in shares.items()}
-    burst, counted = score.bursts(numbers(sums, "pairs"), numbers(sums, "room"))
+    burst, counted = _bursts(engine, layer, unit, part)
     shares["bursts"] = burst
     against["bursts"] = score.below(burst, counted, score.PRIOR_BURSTS, users)
     null = score.null(told.z)
     z = score.above(told.z, null)
     if layer == "template":
-        z = np.where(_repeated(engine, family, z) > REPEATED, -score.CAP, z)
+        z = np.where(_repeated(engine, family, calls, z) > REPEATED, -score.CAP, z)
     p, rest = score.verdict(score.Marks(z, against))
     best = np.lexsort((p, family))
     best = best[np.unique(family[best], return_index=True)[1]]
@@ -93,22 +96,35 @@ def _evenness(engine: Engine, layer: Layer, unit: Ints) -> even.Evenness:
     return even.either(place, x[tested], days[tested], users[tested], engine.threads)
 
 
-REPEATED = 0.5
-"""Above this share of exact repeats a family is a public set of prompts, not a work-list."""
+REPEATED, ENOUGH = 0.5, 20_000
+"""Above this share of exact repeats a family is a public set of prompts, not a work-list; and how
+many of a family's calls tell so."""
 
 
-def _repeated(engine: Engine, family: Ints, z: Floats) -> Floats:
+def _repeated(engine: Engine, family: Ints, calls: Floats, z: Floats) -> Floats:
     """Of each family the calls whose prompt came before; 0 where it is not even anyway."""
-    engine.keep("even", pa.table({"family": np.unique(family[z >= score.EVEN])}))
+    even = z >= score.EVEN
+    names, at = np.unique(family[even], return_inverse=True)
+    part = np.maximum(np.bincount(at, calls[even], len(names)) // ENOUGH, 1).astype(np.int64)
+    engine.keep("even", pa.table({"family": names, "part": part}))
     rows = engine.fetch(marks.repeats())
     share = 1 - numbers(rows, "different") / np.maximum(numbers(rows, "seen"), 1)
     return looked_up(family, column(rows, "family"), share)
 
 
-def _one_set_up(engine: Engine, family: Ints) -> Floats:
-    rows = engine.fetch(marks.set_ups())
+def _one_set_up(engine: Engine, family: Ints, part: int) -> Floats:
+    rows = engine.fetch(marks.set_ups(), part=part)
     share = numbers(rows, "squares") / np.maximum(numbers(rows, "calls"), 1) ** 2
     return looked_up(family, column(rows, "family"), share)
+
+
+def _bursts(
+    engine: Engine, layer: Layer, unit: Ints, part: int
+) -> tuple[Floats, NDArray[np.bool_]]:
+    rows = engine.fetch(marks.bursts(layer), part=part)
+    of = 2 * column(rows, "family") + column(rows, "lives")
+    pairs, room = (looked_up(unit, of, numbers(rows, name)) for name in ("pairs", "room"))
+    return score.bursts(pairs, room)
 
 
 def _kin(engine: Engine, layer: Layer, name: str, unit: Ints) -> Floats:

@@ -29,6 +29,8 @@ ELICITS = ("reasoning", "rubric", "trace")
 SKILLS = 256
 WAYS = SKILLS << len(ELICITS)
 """A way of asking, `method % WAYS`: elicitation · `SKILLS` + capability + 1, 0 where unknown."""
+SAME = 1 << 31
+"""Prompts of one family are the same when the hashes of their words are, by this modulus."""
 FAMILIES = 1 << 32
 """A set-up and a family of templates together: `stack * FAMILIES + family`."""
 
@@ -66,7 +68,7 @@ def events(engine: Engine, *, prompts: bool) -> str:
         joins = """LEFT JOIN templates t ON t.kind = 0 AND t.raw = c.skeleton
             LEFT JOIN banded l ON l.call = c.call"""
     return f"""SELECT c.call, a.aid, c.hour, s.stack, {template} AS template,
-            c.tokens_in, c.tokens_out, c.topic, c.skeleton, c.exact,
+            c.tokens_in, c.tokens_out, c.topic, cast(c.exact % {SAME} AS int) AS prompt,
             cast({elicits} AS int) AS elicits,
             s.stack * {WAYS} + ({elicits}) * {SKILLS} + {skill} AS method,
             s.stack * {LENGTHS} + {size} AS shape
@@ -134,19 +136,13 @@ def banded() -> str:
 
 
 def uses(layer: Layer, quiet: list[int], *, prompts: bool) -> str:
-    """Who uses which key how often.
-
-    Calls (n), of these those in quiet hours (calm) and those that elicit, and the ordered pairs
-    within one clock hour.
-    """
+    """Who uses which key how often: calls, of these those in quiet hours, and those that elicit."""
     calm = f"hour % 24 IN ({', '.join(map(str, quiet))})"
-    flagged = "sum(CASE WHEN elicits > 0 THEN 1 ELSE 0 END)" if prompts else "0"
+    elicits = "count(*) FILTER (WHERE elicits > 0)" if prompts else "cast(0 AS bigint)"
     key = KEYS[layer]
-    return f"""SELECT key, aid, sum(n) AS n, sum(CASE WHEN {calm} THEN n ELSE 0 END) AS calm,
-            sum(flagged) AS eliciting, sum(n * (n - 1)) AS pairs
-        FROM (SELECT {key} AS key, aid, hour, count(*) AS n, {flagged} AS flagged
-            FROM events WHERE {key} IS NOT NULL GROUP BY {key}, aid, hour)
-        GROUP BY key, aid"""
+    return f"""SELECT {key} AS key, aid, count(*) AS n,
+            count(*) FILTER (WHERE {calm}) AS calm, {elicits} AS eliciting
+        FROM events WHERE {key} IS NOT NULL GROUP BY {key}, aid"""
 
 
 def _set_up(name: str, table: str) -> str:

@@ -5,31 +5,55 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from limbeck.guard.engine import Engine
-from limbeck.guard.features import FAMILIES, LENGTHS, WAYS
+from limbeck.guard.features import FAMILIES, KEYS, LENGTHS, WAYS, Layer
 
 LIVES = 0.6
 """Above this share of its calls an account lives by a family, and is tested with its like."""
 
 
-def hits(layer: str) -> str:
+def hits(layer: Layer) -> str:
     """Who called within which family how often, and whether it lives by it (`lives`, 0 or 1)."""
-    source, family = f"uses_{layer} u", "u.key"
-    if layer == "template":
-        source, family = "uses_template u JOIN families f ON f.key = u.key", "f.family"
-    return f"""SELECT h.*, h.n * (h.n - 1) / (24e0 * v.days) AS room, v.days,
-            CASE WHEN h.n > {LIVES} * v.calls THEN 1 ELSE 0 END AS lives
+    source, family = _families(layer, f"uses_{layer}")
+    return f"""SELECT h.*, v.days, CASE WHEN h.n > {LIVES} * v.calls THEN 1 ELSE 0 END AS lives
         FROM (SELECT {family} AS family, u.aid, sum(n) AS n, sum(calm) AS calm,
-                sum(eliciting) AS eliciting, sum(pairs) AS pairs
+                sum(eliciting) AS eliciting
             FROM {source} GROUP BY {family}, u.aid) h
         JOIN volumes v ON v.aid = h.aid"""
 
 
+def _families(layer: Layer, table: str) -> tuple[str, str]:
+    """Rows `u` with a layer's keys, as SQL, and the families of these keys."""
+    if layer == "template":
+        return f"{table} u JOIN families f ON f.key = u.key", "f.family"
+    return f"{table} u", "u.key"
+
+
 def sums(hits: str) -> str:
     """What the tests need of each family's users: calls and their marks."""
-    terms = ("n", "calm", "eliciting", "pairs", "room")
+    terms = ("n", "calm", "eliciting")
     summed = ", ".join(f"cast(sum({term}) AS double) AS {term}" for term in terms)
     return f"""SELECT family, lives, count(*) AS users, {summed} FROM {hits}
         GROUP BY family, lives HAVING count(*) >= $least ORDER BY family, lives"""
+
+
+def bursts(layer: Layer) -> str:
+    """Ordered pairs of an account's calls with one key in one hour, and what room there is for them.
+
+    Of one account in `part`.
+    """
+    source, family = _families(
+        layer,
+        f"""(SELECT {KEYS[layer]} AS key, aid, hour, count(*) AS n FROM events
+                WHERE {KEYS[layer]} IS NOT NULL AND aid % $part = 0
+                GROUP BY {KEYS[layer]}, aid, hour)""",
+    )
+    return f"""SELECT h.family, h.lives, cast(sum(coalesce(p.pairs, 0)) AS double) AS pairs,
+            sum(h.n * (h.n - 1) / (24e0 * h.days)) AS room
+        FROM hits_{layer} h LEFT JOIN (
+            SELECT {family} AS family, u.aid, sum(u.n * (u.n - 1)) AS pairs
+            FROM {source} WHERE u.n > 1 GROUP BY {family}, u.aid) p
+            ON p.family = h.family AND p.aid = h.aid
+        WHERE h.aid % $part = 0 GROUP BY h.family, h.lives"""
 
 
 def histogram(hits: str) -> str:
@@ -39,18 +63,23 @@ def histogram(hits: str) -> str:
 
 
 def repeats() -> str:
-    """Calls in the families `even` of templates, and how many different prompts they bring."""
-    return """SELECT f.family, count(*) AS seen, count(DISTINCT t.exact) AS different
-        FROM events t JOIN families f ON f.key = t.template JOIN even e ON e.family = f.family
-        GROUP BY f.family"""
+    """Calls in the families `even` of templates, and how many different prompts they bring.
+
+    Of one prompt in `part`, with all its calls.
+    """
+    return """SELECT f.family, count(*) AS seen, count(DISTINCT t.prompt) AS different
+        FROM events t JOIN (SELECT f.key, f.family, e.part FROM families f
+            JOIN even e ON e.family = f.family) f ON f.key = t.template
+        WHERE t.prompt % f.part = 0 GROUP BY f.family"""
 
 
 def set_ups() -> str:
-    """How alike the client set-ups of a family are: Σ p² over its accounts' calls."""
+    """How alike the client set-ups of a family are: Σ p² over the calls of one account in `part`."""
     return """SELECT family, cast(sum(calls * calls) AS double) AS squares,
             cast(sum(calls) AS double) AS calls FROM (
             SELECT f.family, t.stack, count(*) AS calls FROM events t
-            JOIN families f ON f.key = t.template GROUP BY f.family, t.stack)
+            JOIN families f ON f.key = t.template WHERE t.aid % $part = 0
+            GROUP BY f.family, t.stack)
         GROUP BY family"""
 
 

@@ -34,8 +34,8 @@ def traffic() -> str:
 
 def theirs() -> str:
     """All calls of members. By itself, as DuckDB takes the join's rows for few and plans for it."""
-    return """SELECT e.call, e.aid, m.campaign, e.hour, e.stack, e.shape, e.template, e.skeleton,
-            e.method, e.topic, e.tokens_in, e.tokens_out
+    return """SELECT e.call, e.aid, m.campaign, e.hour, e.stack, e.shape, e.template, e.method,
+            e.topic, e.tokens_in, e.tokens_out
         FROM events e JOIN members m ON m.aid = e.aid"""
 
 
@@ -56,8 +56,8 @@ def taken(layers: Iterable[Layer], *, prompts: bool) -> str:
         joins = f"LEFT JOIN families g ON g.key = e.template {joins}"
     within = " OR ".join(f"f_{layer}.family IS NOT NULL" for layer in names)
     like, weighs = profile.alike(prompts=prompts)
-    return f"""SELECT e.call, e.aid, e.campaign, e.hour, e.stack, e.template, e.skeleton, e.method,
-            e.tokens_in, e.tokens_out, CASE WHEN {within} THEN 0 ELSE 1 END AS alike
+    return f"""SELECT e.call, e.aid, e.campaign, e.hour, e.stack, e.template, e.method, e.tokens_in,
+            e.tokens_out, CASE WHEN {within} THEN 0 ELSE 1 END AS alike
         FROM theirs e {joins} {weighs} WHERE {within} OR {like}"""
 
 
@@ -258,6 +258,7 @@ def samples() -> str:
     return """SELECT campaign, text, calls, accounts FROM (
             SELECT *, row_number() OVER (PARTITION BY campaign ORDER BY calls DESC, text) AS n
             FROM (SELECT k.campaign, x.text, count(*) AS calls, count(DISTINCT k.aid) AS accounts
-                FROM taken k JOIN texts x ON x.skeleton = k.skeleton
+                FROM taken k JOIN templates t ON t.template = k.template AND t.kind = 0
+                JOIN texts x ON x.skeleton = t.raw
                 GROUP BY k.campaign, x.text) g) r
         WHERE n <= 8 ORDER BY n"""
