@@ -37,7 +37,7 @@ def sums(hits: str) -> str:
 
 
 def bursts(layer: Layer) -> str:
-    """Ordered pairs of an account's calls with one key in one hour, and what room there is for them.
+    """Ordered pairs of an account's calls with one key in one hour, and the room for them.
 
     Of one account in `part`.
     """
@@ -74,7 +74,7 @@ def repeats() -> str:
 
 
 def set_ups() -> str:
-    """How alike the client set-ups of a family are: Σ p² over the calls of one account in `part`."""
+    """How alike a family's client set-ups are: Σ p² over the calls of one account in `part`."""
     return """SELECT family, cast(sum(calls * calls) AS double) AS squares,
             cast(sum(calls) AS double) AS calls FROM (
             SELECT f.family, t.stack, count(*) AS calls FROM events t
