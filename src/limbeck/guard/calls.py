@@ -119,6 +119,8 @@ def _plain(raw: Array) -> Array:
 
 def text_column(raw: Array) -> Array:
     """A column of whatever type as valid strings; an empty text is null."""
+    if pa.types.is_dictionary(raw.type):
+        return text_column(raw.dictionary).take(raw.indices)
     text = _plain(raw).cast(pa.string())
     empty = pc.equal(text, "")
     return pc.if_else(empty, pa.scalar(None, pa.string()), text) if pc.any(empty).as_py() else text

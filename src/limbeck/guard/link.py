@@ -61,9 +61,7 @@ def edges(pairs: Table, votes: Table, rate: float = 0.01) -> Edges:
     one, other, both = (_ints(pairs, name) for name in ("one", "other", "both"))
     if not len(one):
         return Edges(one, other, np.zeros(0))
-    of = dict(zip(keys.tolist(), degree.tolist(), strict=True))
-    first = np.array([of[k] for k in one.tolist()], float)
-    second = np.array([of[k] for k in other.tolist()], float)
+    first, second = (degree[np.searchsorted(keys, end)].astype(float) for end in (one, other))
     mean = first * second * float((width * (width - 1)).sum()) / float(width.sum()) ** 2
     tail = np.asarray(stats.poisson.sf(both - 1, mean))
     kept = benjamini_hochberg(tail, rate, tests=len(keys) * (len(keys) - 1) // 2)

@@ -53,12 +53,17 @@ def traits(*, prompts: bool) -> dict[str, str]:
 
 def background(*, prompts: bool) -> str:
     """How common each value of each trait is, an account weighing as much as another."""
-    each = [
-        f"""SELECT '{name}' AS trait, {sql} AS value, cast(sum(v.part) AS bigint) AS mass
-        FROM events e JOIN parts v ON v.aid = e.aid
-        WHERE {sql} IS NOT NULL GROUP BY {sql}"""
-        for name, sql in traits(prompts=prompts).items()
-    ]
+    counted = {"client": "client", "length": "shape", "template": "template"}
+    each: list[str] = []
+    for name, sql in traits(prompts=prompts).items():
+        table, n = "events", "1"
+        if name in counted:  # by account already: fewer rows
+            table, n = f"uses_{counted[name]}", "e.n"
+            sql = f"e.key % {LENGTHS}" if name == "length" else "e.key"
+        each.append(
+            f"""SELECT '{name}' AS trait, {sql} AS value, cast(sum({n} * v.part) AS bigint) AS mass
+            FROM {table} e JOIN parts v ON v.aid = e.aid WHERE {sql} IS NOT NULL GROUP BY {sql}"""
+        )
     return " UNION ALL ".join(each)
 
 

@@ -48,15 +48,16 @@ class Templates:
         counts = np.bincount(place)
         first = np.empty(len(names), np.int64)
         first[place[::-1]] = rows[::-1]  # the first one is written last, and stays
-        shared = self._shared(place, counts, accounts, rows)
-        fresh: list[tuple[int, int]] = []
-        for one in np.flatnonzero(counts >= ACCOUNTS).tolist():
+        unknown = counts >= ACCOUNTS
+        for one in np.flatnonzero(unknown).tolist():
             name = int(names[one])
             if name in self._calls:
                 self._calls[name] += int(counts[one])
-            elif shared[one]:
-                fresh.append((name, int(first[one])))
-                self._calls[name] = int(counts[one])
+                unknown[one] = False
+        fresh: list[tuple[int, int]] = []
+        for one in np.flatnonzero(self._shared(place, unknown, accounts, rows)).tolist():
+            fresh.append((int(names[one]), int(first[one])))
+            self._calls[int(names[one])] = int(counts[one])
         if fresh:
             texts = masked(prompts.take(pa.array([row for _, row in fresh])))
             self._texts |= {name: text for (name, _), text in zip(fresh, texts, strict=True)}
@@ -64,14 +65,14 @@ class Templates:
             self._prune(KNOWN // 2)
 
     @staticmethod
-    def _shared(place: I64, counts: I64, accounts: Array, rows: I64) -> Flags:
-        """Which skeletons so many accounts have."""
-        often = counts[place] >= ACCOUNTS
+    def _shared(place: I64, asked: Flags, accounts: Array, rows: I64) -> Flags:
+        """Which of the skeletons `asked` for so many accounts have."""
+        often = asked[place]
         codes = pc.dictionary_encode(accounts.take(pa.array(rows[often])))
         indices = codes.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         pairs = np.unique(place[often] * max(len(codes.dictionary), 1) + indices)
         owners = pairs // max(len(codes.dictionary), 1)
-        return np.bincount(owners, minlength=len(counts)) >= ACCOUNTS
+        return np.bincount(owners, minlength=len(asked)) >= ACCOUNTS
 
     def _prune(self, most: int) -> None:
         kept = sorted(self._calls, key=lambda name: (-self._calls[name], name))[:most]

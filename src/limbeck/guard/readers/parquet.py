@@ -12,6 +12,9 @@ from limbeck.guard.arrow import Schema, pa, pq
 from limbeck.guard.readers.block import BYTES, ROWS, Block
 
 
+FEW = ("account", "model", "network", "asn", "client")
+
+
 def names(path: Path) -> Schema:
     """The file's columns."""
     try:
@@ -20,10 +23,17 @@ def names(path: Path) -> Schema:
         raise InputError(f"{path} is no Parquet file: {first_line(error)}") from None
 
 
+def _repeating(path: Path) -> list[str]:
+    """Texts of few values: to be read as dictionaries, so that each value is checked once."""
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
+    known = pq.read_schema(path)
+    return [f.name for f in known if f.name in FEW and any(kind(f.type) for kind in texts)]
+
+
 def read(path: Path, wanted: list[str]) -> Iterator[Block]:
     """The columns `wanted`, block by block."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, read_dictionary=_repeating(path)) as file:
             at = 1
             for group in range(file.metadata.num_row_groups):
                 about = file.metadata.row_group(group)
