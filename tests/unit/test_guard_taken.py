@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from limbeck.guard import findings, scan, taken
+from limbeck.guard import findings, members, scan, taken
 from limbeck.guard.arrow import pa
 from limbeck.guard.engine import Engine
 from limbeck.guard.logs import ingest
@@ -126,3 +126,17 @@ def test_a_campaign_of_which_no_call_is_counted_has_totals_all_the_same(tmp_path
     some = {"calls": 1, "tokens_in": 2, "tokens_out": 20, "alike": 1, "first": 9, "last": 9}
     none = {"calls": 0, "tokens_in": 0, "tokens_out": 0, "alike": 0, "first": 8, "last": 8}
     assert rows == [{"campaign": 0} | some, {"campaign": 1} | none]
+
+
+def test_a_scan_says_where_it_stopped_looking(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = scene.engine.fetch("SELECT calls FROM volumes ORDER BY aid")["calls"].to_numpy()
+    monkeypatch.setattr(members, "MOST", len(scene.told["campaigns"]))
+    cut = members.assign(scene.engine, scene.found.layers, volume)
+    told, _, _ = findings.write(
+        scene.engine, replace(scene.found, members=cut), tmp_path, findings.Price(), {}
+    )
+    assert any("campaigns no more were looked for" in line for line in told["warnings"])
+    assert not any("looked for" in line for line in scene.told["warnings"])
+    assert told["campaigns"] == scene.told["campaigns"]

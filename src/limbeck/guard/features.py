@@ -44,9 +44,11 @@ def accounts() -> str:
 def stacks(engine: Engine) -> str:
     """Client set-ups under dense numbers, each with a hash (`mark`) that calls find it by."""
     plain = ", ".join(f"{_set_up(name, '')} AS {name}" for name in STACK)
+    any_session = "CASE WHEN session IS NULL THEN NULL ELSE '' END AS session"
+    told = ", ".join(any_session if name == "session" else name for name in STACK)
     return f"""SELECT *, cast(row_number() OVER (ORDER BY {", ".join(STACK)}) AS bigint) AS stack,
             {engine.hash(STACK)} AS mark
-        FROM (SELECT DISTINCT {plain} FROM sketched)"""
+        FROM (SELECT DISTINCT {plain} FROM (SELECT DISTINCT {told} FROM sketched))"""
 
 
 def events(engine: Engine, *, prompts: bool) -> str:

@@ -20,7 +20,7 @@ from limbeck.guard.engine import Engine
 from limbeck.guard.facts import Campaign, Facts, gather
 from limbeck.guard.families import Families, Floats
 from limbeck.guard.features import ELICITS
-from limbeck.guard.members import FLAG
+from limbeck.guard.members import FLAG, MOST
 from limbeck.guard.scan import Scan
 from limbeck.guard.schema import CAPABILITIES
 
@@ -87,7 +87,7 @@ def write(
         "last_call": _moment(facts.traffic[-1]["hour"]),
         "flagged": int(flagged.sum()),
         "account_false_positive_rate": FLAG,
-        "warnings": warnings(ingested),
+        "warnings": warnings(ingested) + ([MORE] if scan.members.more else []),
         "calls_are": COUNTED,
         "layers": {one.layer: _tested(one) for one in scan.layers},
         "campaigns": told,
@@ -386,4 +386,5 @@ def _honest(facts: Campaign, scan: Scan, families: Sequence[tuple[str, int]]) ->
     }
 
 
+MORE = f"After {MOST} campaigns no more were looked for; scan again without their accounts"
 LARGEST = ("organisation", "payment", "network")

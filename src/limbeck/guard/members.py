@@ -59,12 +59,14 @@ class Members:
         p_value: Of each account over all campaigns, (accounts,).
         families: The named families of each campaign; one may be that of several.
         evidence: The p-value of each account over the families of one layer alone, (accounts,).
+        more: Whether there may be more campaigns than the `MOST` that were looked for.
     """
 
     campaign: Ints
     p_value: Floats
     families: dict[int, list[tuple[Layer, int]]]
     evidence: dict[Layer, Floats]
+    more: bool = False
 
 
 def assign(engine: Engine, tested: list[Families], calls: Ints) -> Members:
@@ -108,7 +110,7 @@ def assign(engine: Engine, tested: list[Families], calls: Ints) -> Members:
         for number, one in enumerate(found)
         if size[number] >= LEAST // 2
     }
-    return Members(campaign, adjusted, kept, evidence)
+    return Members(campaign, adjusted, kept, evidence, more=len(found) == MOST)
 
 
 def _alone(

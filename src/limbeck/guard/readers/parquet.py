@@ -11,7 +11,7 @@ from limbeck.errors import InputError, first_line
 from limbeck.guard.arrow import Schema, pa, pq
 from limbeck.guard.readers.block import BYTES, ROWS, Block
 
-FEW = ("account", "model", "network", "asn", "client")
+FEW = ("model", "asn", "client")
 
 
 def names(path: Path) -> Schema:
