@@ -131,8 +131,7 @@ def _told(of: Ints, x: Ints, n: Floats, cell: Ints, laws: list[Floats]) -> Evenn
     z, best, share = _compared(family, weight, broad, narrow)
     for one in np.flatnonzero((z >= DOUBT[0]) & (z < DOUBT[1])).tolist():
         at = slice(*np.searchsorted(family, [one, one + 1]))
-        told = _settled(weight[at], broad[at], narrow[at], share[one, :-1], int(best[one]))
-        z[one], best[one], share[one] = told
+        z[one], best[one], share[one] = _settled(weight[at], broad[at], narrow[at], int(best[one]))
     own = share[family, -1] * narrow[np.arange(len(cells)), best[family]]
     belongs = own / (own + np.einsum("nk,nk->n", broad, share[family, :-1]))
     of_each = belongs[back]
@@ -158,32 +157,30 @@ def _compared(
     return np.sqrt(np.maximum(0.0, 2 * gain)), best, beside
 
 
-def _settled(
-    n: Floats, broad: Floats, narrow: Floats, begin: Floats, best: int
-) -> tuple[float, int, Floats]:
+def _settled(n: Floats, broad: Floats, narrow: Floats, best: int) -> tuple[float, int, Floats]:
     """The same of one family, both mixtures fitted to the end, with the best of a few kernels."""
-    null = broad @ likeliest(broad, n, begin)
+    null = broad @ likeliest(broad, n)
     gains = _Rows(np.zeros(len(n), np.int64), n).gains(null, narrow)[0]
     found: list[tuple[float, int, Floats]] = []
     for one in {best, *np.argsort(gains)[-TRIED:].tolist()}:
         both = np.column_stack([broad, narrow[:, one]])
-        share = likeliest(both, n, np.append(0.8 * begin, 0.2))
+        share = likeliest(both, n)
         found.append((float(n @ np.log(both @ share / null)), one, share))
     gain, one, share = max(found, key=lambda told: told[0])
     return np.sqrt(max(0.0, 2 * gain)), one, share
 
 
-def likeliest(law: Floats, n: Floats, begin: Floats) -> Floats:
+def likeliest(law: Floats, n: Floats) -> Floats:
     """The likeliest weights (K,) of fixed kernels (n, K), by primal-dual interior point.
 
     It is convex: least is −Σ n log(law @ w) + N Σ w over w ≥ 0 (Koenker and Mizera, 2014).
     """
-    total = float(n.sum())
-    weight: Floats = 0.9 * begin / begin.sum() + 0.1 / len(begin)
-    slack: Floats = np.full(len(begin), 0.1 * total)
+    total, count = float(n.sum()), law.shape[1]
+    weight: Floats = np.full(count, 1 / count)
+    slack: Floats = np.full(count, 0.1 * total)
     for _ in range(STEPS):
         up = law / (law @ weight)[:, None]
-        near = weight @ slack / (10 * len(begin))
+        near = weight @ slack / (10 * count)
         bend = (up * n[:, None]).T @ up + np.diag(slack / weight)
         step = np.linalg.solve(bend, near / weight - total + n @ up)
         rise = (near - slack * step) / weight - slack
