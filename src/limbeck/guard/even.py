@@ -176,16 +176,17 @@ def likeliest(law: Floats, n: Floats) -> Floats:
     It is convex: least is −Σ n log(law @ w) + N Σ w over w ≥ 0 (Koenker and Mizera, 2014).
     """
     total, count = float(n.sum()), law.shape[1]
-    weight: Floats = np.full(count, 1 / count)
-    slack: Floats = np.full(count, 0.1 * total)
+    weight: Floats = np.ones(count) / count
+    slack: Floats = np.ones(count) * (0.1 * total)
     for _ in range(STEPS):
         up = law / (law @ weight)[:, None]
         near = weight @ slack / (10 * count)
         bend = (up * n[:, None]).T @ up + np.diag(slack / weight)
-        step = np.linalg.solve(bend, near / weight - total + n @ up)
+        step: Floats = np.linalg.solve(bend, near / weight - total + n @ up)
         rise = (near - slack * step) / weight - slack
         reach = min(1.0, 0.95 / max(float((-step / weight).max()), float((-rise / slack).max())))
-        weight, slack = weight + reach * step, slack + reach * rise
+        weight += reach * step
+        slack += reach * rise
         if weight @ slack < GAP:
             break
     return weight / weight.sum()
