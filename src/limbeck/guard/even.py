@@ -175,14 +175,14 @@ def likeliest(law: Floats, n: Floats) -> Floats:
 
     It is convex: least is −Σ n log(law @ w) + N Σ w over w ≥ 0 (Koenker and Mizera, 2014).
     """
-    total, count = float(n.sum()), law.shape[1]
+    total, count = float(n.sum()), len(law[0])
     weight: Floats = np.ones(count) / count
     slack: Floats = np.ones(count) * (0.1 * total)
     for _ in range(STEPS):
         up = law / (law @ weight)[:, None]
         near = weight @ slack / (10 * count)
         bend = (up * n[:, None]).T @ up + np.diag(slack / weight)
-        step: Floats = np.linalg.solve(bend, near / weight - total + n @ up)
+        step = np.linalg.solve(bend, near / weight - total + n @ up)
         rise = (near - slack * step) / weight - slack
         reach = min(1.0, 0.95 / max(float((-step / weight).max()), float((-rise / slack).max())))
         weight += reach * step
