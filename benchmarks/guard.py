@@ -250,6 +250,10 @@ def _scale(what: str, prompts: bool, calls: int, logs: Path | None) -> dict[str,
         made = scene.calls
     _note(f"{what}: {made:,} calls in {found.seconds:.0f} s, {found.peak_gb:.1f} GB")
     row = _row(what, "s", [found.seconds], {})
+    named, hostile = found.campaign != "", found.truth != ""
+    told = {"hostile": hostile.sum(), "named": (named & hostile).sum()}
+    told |= {"honest": (~hostile).sum(), "honest_named": (named & ~hostile).sum()}
+    row |= {name: int(count) for name, count in told.items()}
     return row | {"calls": made, "peak_gb": round(found.peak_gb, 2)}
 
 
