@@ -93,11 +93,11 @@ def belonging(
         kinds[-1] = ODD
         mixing = left.sum(0) / max(float(left.sum()), 1e-9)
         mixing[-1] = max(mixing[-1], ODDS)
-        of, total = _shared(few.law(kinds) + np.log(mixing + 1e-12))
+        of, total = _shared(few, kinds, mixing)
         belongs = np.maximum(_odds(own - total, share), safe)
         share = min(most, float((weight * belongs).sum() / max(float(weight.sum()), 1.0)))
     every = _Held(bags)
-    _, honest_law = _shared(every.law(kinds) + np.log(mixing + 1e-12))
+    _, honest_law = _shared(every, kinds, mixing)
     ratio = every.law(member)[:, 0] - honest_law + beside
     belongs = _odds(ratio, share)
     order = np.argsort(-ratio, kind="stable")
@@ -106,8 +106,9 @@ def belonging(
     return Belonging(belongs, np.clip(p, LEAST_P, 1))
 
 
-def _shared(each: Floats) -> tuple[Floats, Floats]:
-    """Of log-probabilities (n, K) each kind's share, (n, K), and the log of their sum, (n,)."""
+def _shared(bags: _Held, kinds: Floats, mixing: Floats) -> tuple[Floats, Floats]:
+    """Each kind's share in each bag, (n, K), and the bags' log-probabilities under all, (n,)."""
+    each = bags.law(kinds) + np.log(mixing + 1e-12)
     most = each.max(1)
     of = np.exp(each - most[:, None])
     total = of.sum(1)
@@ -127,13 +128,13 @@ class _Held:
 
     def __init__(self, bags: Floats) -> None:
         columns = np.column_stack([bags, bags.sum(1)])
-        rows, self._levels = len(bags), len(columns[0])
+        rows, levels = len(columns), len(columns[0])
         found = [np.unique(level, return_inverse=True) for level in columns.T]
         self._starts = np.cumsum([0, *(len(values) for values, _ in found[:-1])])
         self._values = np.concatenate([values for values, _ in found])[:, None]
-        self._level = np.repeat(np.arange(self._levels), [len(values) for values, _ in found])
+        self._level = np.repeat(np.arange(levels), [len(values) for values, _ in found])
         at = np.column_stack([back for _, back in found]) + self._starts
-        bounds = np.arange(rows + 1) * self._levels
+        bounds = np.arange(rows + 1) * levels
         self._has: Any = sparse.csr_array(
             (np.ones(at.size), at.ravel(), bounds), shape=(rows, len(self._values))
         )

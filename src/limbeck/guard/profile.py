@@ -14,7 +14,7 @@ import numpy as np
 
 from limbeck.guard.arrow import Table, pa
 from limbeck.guard.engine import Engine
-from limbeck.guard.features import FAMILIES, LENGTHS, WAYS
+from limbeck.guard.features import FAMILIES, KEYS, LENGTHS, WAYS, Layer
 
 PARTS = 1_000_000
 """An account is so many parts of the background, shared among its calls."""
@@ -43,6 +43,8 @@ TRAITS = {
     "topic": "e.topic",
     "template": "e.template",
 }
+COUNTED: dict[str, Layer] = {"client": "client", "length": "shape", "template": "template"}
+"""Traits that go by a layer's key alone, which `uses_…` counts by account: fewer rows."""
 PROMPTED = ("way", "topic", "template")
 
 
@@ -53,13 +55,11 @@ def traits(*, prompts: bool) -> dict[str, str]:
 
 def background(*, prompts: bool) -> str:
     """How common each value of each trait is, an account weighing as much as another."""
-    counted = {"client": "client", "length": "shape", "template": "template"}
     each: list[str] = []
     for name, sql in traits(prompts=prompts).items():
         table, n = "events", "1"
-        if name in counted:  # by account already: fewer rows
-            table, n = f"uses_{counted[name]}", "e.n"
-            sql = f"e.key % {LENGTHS}" if name == "length" else "e.key"
+        if layer := COUNTED.get(name):
+            table, n, sql = f"uses_{layer}", "e.n", sql.replace(f"e.{KEYS[layer]}", "e.key")
         each.append(
             f"""SELECT '{name}' AS trait, {sql} AS value, cast(sum({n} * v.part) AS bigint) AS mass
             FROM {table} e JOIN parts v ON v.aid = e.aid WHERE {sql} IS NOT NULL GROUP BY {sql}"""

@@ -75,6 +75,6 @@ def find(engine: Engine, rate: float = 0.05, say: Callable[[str], None] = lambda
         say("link")
         group(engine, len(calls))
     say("test")
-    tested = judged([test(engine, layer) for layer in layers], rate)
+    tested = judged([test(engine, layer, len(calls)) for layer in layers], rate)
     say("score")
     return Scan(tested, assign(engine, tested, calls))
