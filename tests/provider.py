@@ -40,7 +40,7 @@ from dialects import (
 )
 
 try:
-    from uvloop import new_event_loop
+    from uvloop import new_event_loop  # pyright: ignore[reportMissingImports]
 except ImportError:
     from asyncio import new_event_loop
 

@@ -52,7 +52,7 @@ def test_campaigns_are_found_and_nobody_honest_is_flagged(tmp_path: Path) -> Non
         assert len(set(members.tolist())) == 1
         assert sum(day["calls"] for day in one["timeline"]) == one["calls"]
         assert sum(one["capabilities"]["calls"].values()) == one["calls"]
-        assert one["evidence"]
+        assert one["evidence"] and one["confidence"]["p_value"] < 0.05
     assert run(["guard", "explain", str(tmp_path / "out"), told["campaigns"][0]["members"][0]]) == 0
 
 
@@ -72,6 +72,7 @@ def test_campaigns_through_one_set_up_are_told_apart(tmp_path: Path) -> None:
     for one in told["campaigns"]:
         members = truth[[int(name[1:]) for name in one["members"]]]
         assert np.unique(members, return_counts=True)[1].max() > 0.95 * len(members)
+        assert one["confidence"]["p_value"] < 0.05
 
 
 def test_honest_traffic_alone_names_nobody(tmp_path: Path) -> None:

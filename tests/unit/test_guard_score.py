@@ -41,6 +41,17 @@ def test_people_alone_show_no_even_group() -> None:
     assert score.above(z, score.null(z)).max() < score.EVEN
 
 
+def test_of_thousands_of_honest_groups_one_is_hardly_ever_a_campaign() -> None:
+    """What is left when the last campaign is out; a threshold on z alone would find another."""
+    rng = np.random.default_rng(12)
+    groups, runs, rate = 5_000, 1_000, 0.05
+    z = rng.standard_normal((runs, groups)).max(axis=1)
+    passed = [bool(score.clear(np.array([one]), groups, rate).any()) for one in z]
+    assert np.mean(z >= score.EVEN) > 2 * rate
+    assert np.mean(passed) <= rate + 3 * np.sqrt(rate * (1 - rate) / runs)
+    assert score.clear(np.array([5.5, 0.0]), groups, rate).tolist() == [True, False]
+
+
 def test_a_family_of_very_many_people_looks_no_more_even_than_a_small_one() -> None:
     rng = np.random.default_rng(9)
     large = _even(*(rng.poisson(np.exp(rng.normal(1.5, 0.8, 50_000))) for _ in range(6))).z

@@ -133,7 +133,7 @@ def test_a_scan_says_where_it_stopped_looking(
 ) -> None:
     volume = scene.engine.fetch("SELECT calls FROM volumes ORDER BY aid")["calls"].to_numpy()
     monkeypatch.setattr(members, "MOST", len(scene.told["campaigns"]))
-    cut = members.assign(scene.engine, scene.found.layers, volume)
+    cut = members.assign(scene.engine, scene.found.layers, volume, 0.05)
     told, _, _ = findings.write(
         scene.engine, replace(scene.found, members=cut), tmp_path, findings.Price(), {}
     )

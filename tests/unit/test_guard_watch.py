@@ -32,7 +32,7 @@ def test_under_the_null_a_false_finding_is_hardly_ever_raised_in_200_looks() -> 
     """Groups' scores are sums over growing data, so that looks depend on each other."""
     rng = np.random.default_rng(3)
     ever, careless = np.zeros(RUNS, bool), np.zeros(RUNS, bool)
-    needed = np.array([watch.level(look, GROUPS) for look in range(1, LOOKS + 1)])
+    needed = np.array([watch.level(look) for look in range(1, LOOKS + 1)]) / GROUPS
     for _ in range(GROUPS):
         grown = rng.standard_normal((RUNS, LOOKS)).cumsum(1) / np.sqrt(np.arange(1, LOOKS + 1))
         p = stats.norm.sf(grown)
@@ -41,22 +41,21 @@ def test_under_the_null_a_false_finding_is_hardly_ever_raised_in_200_looks() -> 
     allowance = 3 * np.sqrt(watch.ALPHA * (1 - watch.ALPHA) / RUNS)
     assert ever.mean() <= watch.ALPHA + allowance
     assert careless.mean() > 3 * watch.ALPHA  # without spending, looking often is being wrong
-    assert sum(watch.level(look, 1) for look in range(1, 100_000)) <= watch.ALPHA
+    assert sum(watch.level(look) for look in range(1, 100_000)) <= watch.ALPHA
 
 
 def told(p: float, members: list[str]) -> dict[str, Any]:
     campaign = dict.fromkeys(watch.CARRIED, 1) | {
         "id": "C1",
-        "evidence": {"template": {"p_value": p}, "shape": {"p_value": 0.5}},
+        "confidence": {"p_value": p},
         "members": members,
     }
-    layers = {"template": {"families": 30}, "shape": {"families": 20}}
-    return {"layers": layers, "campaigns": [campaign]}
+    return {"campaigns": [campaign]}
 
 
 def test_what_is_raised_needs_more_at_a_later_look_and_is_raised_once() -> None:
     members = [f"a{n}" for n in range(30)]
-    p = watch.ALPHA / 50 / 6 * 1.01  # fails at look 2, where the share is a sixth
+    p = watch.ALPHA / 6 * 1.01  # fails at look 2, where the share is a sixth
     assert watch.new(told(p, members), [], 2) == []
     (first,) = watch.new(told(p, members), [], 1)
     assert first["p_value"] <= first["needed_p_value"]

@@ -31,13 +31,15 @@ COMMON = 20
 class Core:
     """Firm members and what they teach.
 
-    `members` are (accounts,), `bumps` the even groups that they were seen in. `learnt` is what
-    `profile.weights` gave, `counted` what `profile.counts` did with it, and `beside` the odds of
-    each account by what it is, (accounts,).
+    `members` are (accounts,), `bumps` the even groups that they were seen in, and `p_value` that of
+    the clearest of these among all groups that were tested. `learnt` is what `profile.weights`
+    gave, `counted` what `profile.counts` did with it, and `beside` the odds of each account by what
+    it is, (accounts,).
     """
 
     members: Flags
     bumps: list[Bump]
+    p_value: float
     learnt: tuple[Table, dict[str, int]]
     counted: Table
     beside: Floats
@@ -92,13 +94,16 @@ def mended(
     return core
 
 
-def taught(engine: Engine, members: Flags, bumps: list[Bump], *, prompts: bool) -> Core:
+def taught(
+    engine: Engine, members: Flags, bumps: list[Bump], p_value: float, *, prompts: bool
+) -> Core:
     """What firm members teach: what their calls within the groups weigh, and whose calls do.
 
     Args:
         engine: With the tables of the scan, `stood`, `parts` and `background`.
         members: Firm members, (accounts,).
         bumps: The even groups that they were seen in.
+        p_value: Of the clearest of these.
         prompts: Whether the log has them.
     """
     engine.keep("core", pa.table({"aid": np.flatnonzero(members)}))
@@ -108,7 +113,7 @@ def taught(engine: Engine, members: Flags, bumps: list[Bump], *, prompts: bool) 
     weights, others = learnt
     engine.keep("weights", weights)
     counted = engine.fetch(profile.counts(profile.weighed(others, prompts=prompts)))
-    return Core(members, bumps, learnt, counted, standing.odds(engine, members))
+    return Core(members, bumps, p_value, learnt, counted, standing.odds(engine, members))
 
 
 def follow(core: Core, calls: Ints, known: Flags) -> Campaign:

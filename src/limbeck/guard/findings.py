@@ -231,11 +231,11 @@ def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str
         "linked_without": _without(scan, facts),
         "standing": _standing(facts, log),
         "confidence": {
-            "score": _score(scan, evidence),
+            "score": _score(scan.members.p_values[facts.number]),
+            "p_value": scan.members.p_values[facts.number],
             "account_false_positives_expected": round(
                 float(scan.members.p_value[facts.aids].sum()), 4
             ),
-            "largest_family_p_value": max(_p(scan, *key) for key in families),
         },
         "honest_explanations": _honest(facts, scan, families),
         "shared": [asdict(one) for one in facts.shared],
@@ -247,11 +247,9 @@ SURE = 95
 """A campaign's score is at most this: one in twenty may be false, by the false-discovery rate."""
 
 
-def _score(scan: Scan, evidence: dict[str, dict[str, Any]]) -> int:
-    """From 0 to 95: how sure it is, its best p-value times the number of families tested."""
-    tests = sum(len(one.family) for one in scan.layers)
-    chance = min(1.0, tests * min(one["p_value"] for one in evidence.values()))
-    return min(SURE, math.floor(100 * (1 - chance)))
+def _score(p_value: float) -> int:
+    """From 0 to 95: how sure a campaign is."""
+    return min(SURE, math.floor(100 * (1 - p_value)))
 
 
 def _moment(hour: int) -> str:
@@ -288,11 +286,6 @@ def _capabilities(facts: Campaign) -> dict[str, Any]:
         name: sought[name] for name in sorted(sought, key=lambda name: (-sought[name], name))
     }
     return {"calls": ordered, "share_that_elicits": asks}
-
-
-def _p(scan: Scan, layer: str, family: int) -> float:
-    families = next(one for one in scan.layers if one.layer == layer)
-    return float(families.p[families.family == family][0])
 
 
 def _uneven(families: Families) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,7 @@ class Group:
 class Bump:
     """The even group among a group's users: who is in it, how many, and how clearly.
 
-    `mean` is their calls, `z` evenness before its null is taken off.
+    `mean` is their calls, `z` how far evenness stands out from its null, in spreads.
     """
 
     of: Group
@@ -105,10 +106,16 @@ def cells(engine: Engine, families: list[tuple[Layer, int]]) -> list[Group]:
     ]
 
 
-def even_within(groups: list[Group], taken: Flags, threads: int) -> list[Bump | None]:
-    """Of each group the even one among its users who are in no campaign yet (`taken`, (accounts,)).
+def even_within(
+    groups: list[Group], taken: Flags, null: Mapping[str, tuple[float, float]], threads: int
+) -> list[Bump | None]:
+    """Of each group the even one among its users who are in no campaign yet; None of too few.
 
-    None where too few are left. So many `threads` may work at it.
+    Args:
+        groups: To look into.
+        taken: Who is in a campaign, (accounts,).
+        null: Of evenness, as `score.null` has it, for each layer and kind of cell.
+        threads: So many may work at it.
     """
     left = [_left(group, ~taken[group.aid]) for group in groups]
     large = [place for place, group in enumerate(left) if len(group.aid) >= LEAST]
@@ -129,10 +136,10 @@ def even_within(groups: list[Group], taken: Flags, threads: int) -> list[Bump | 
     belongs = np.split(told.belongs[back], np.cumsum(sizes)[:-1])
     found: list[Bump | None] = [None] * len(groups)
     for at, place in enumerate(large):
+        z = score.above(told.z[at], null[left[place].layer])
         found[place] = Bump(
-            left[place], belongs[at],
-            float(told.members[at]), float(told.mean[at]), float(told.z[at]),
-        )  # fmt: skip
+            left[place], belongs[at], float(told.members[at]), float(told.mean[at]), float(z)
+        )
     return found
 
 

@@ -59,6 +59,8 @@ class Members:
         p_value: Of each account over all campaigns, (accounts,).
         families: The named families of each campaign; one may be that of several.
         evidence: The p-value of each account over the families of one layer alone, (accounts,).
+        p_values: Of each campaign: how likely the clearest of its groups is among all groups that
+            were tested, were these honest people's.
         more: Whether there may be more campaigns than the `MOST` that were looked for.
     """
 
@@ -66,27 +68,57 @@ class Members:
     p_value: Floats
     families: dict[int, list[tuple[Layer, int]]]
     evidence: dict[Layer, Floats]
+    p_values: dict[int, float]
     more: bool = False
 
 
-def assign(engine: Engine, tested: list[Families], calls: Ints) -> Members:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Search:
+    """Groups that campaigns are looked for in, first the `named` families and then cells.
+
+    `null` is that of evenness in each layer and kind of cell, `tests` how many groups were tested,
+    and `rate` the false discovery rate.
+    """
+
+    groups: list[Group]
+    named: int
+    null: dict[str, tuple[float, float]]
+    tests: int
+    rate: float
+
+    def passed(self, bumps: list[Bump | None], whole: Flags) -> list[Bump]:
+        """Of each group's even part those that are no chance.
+
+        Families that are as they were when they were named, `whole` (groups,), have passed already.
+        """
+        z = np.array([-score.CAP if bump is None else bump.z for bump in bumps])
+        kept = score.clear(z, self.tests, self.rate) | (whole & (z >= score.EVEN))
+        return [bump for bump, keep in zip(bumps, kept, strict=True) if bump is not None and keep]
+
+    def p_value(self, bumps: list[Bump]) -> float:
+        """Of the clearest of some, by Bonferroni."""
+        clearest = np.array(max(bump.z for bump in bumps))
+        return min(1.0, self.tests * float(score.chance(clearest)))
+
+
+def assign(engine: Engine, tested: list[Families], calls: Ints, rate: float) -> Members:
     """The campaigns behind the named families, and the accounts that belong to them.
 
     Args:
         engine: With the tables of the scan.
         tested: The families of each layer, judged.
         calls: Of each account, (accounts,).
+        rate: False discovery rate of the groups that a further campaign is made of.
     """
     families: list[tuple[Layer, int]] = [
         (of.layer, int(family)) for of in tested for family in of.family[of.named]
     ]
     if not families:
-        return Members(np.full(len(calls), -1), np.ones(len(calls)), {}, {})
-    groups = users(engine, tested)
+        return Members(np.full(len(calls), -1), np.ones(len(calls)), {}, {}, {})
     prompts = any(of.layer == "template" for of in tested)
-    if prompts:
-        groups += cells(engine, families)
-    whole = even_within(groups, np.zeros(len(calls), bool), engine.threads)
+    search = _search(engine, tested, families, rate, prompts=prompts)
+    none = np.zeros(len(calls), bool)
+    whole = even_within(search.groups, none, search.null, engine.threads)
     evidence = _alone(engine, families, whole[: len(families)], calls)
     engine.table("paces", standing.paces(engine))
     engine.table("visits", standing.visits())
@@ -94,11 +126,9 @@ def assign(engine: Engine, tested: list[Families], calls: Ints) -> Members:
     engine.table("stood", standing.stood())
     engine.table("parts", profile.parts(engine))
     engine.table("background", profile.background(prompts=prompts))
-    null: dict[str, tuple[float, float]] = {one.layer: one.null for one in tested}
-    null |= {cell: null[layer] for cell, layer in CELLS.values() if layer in null}
-    found = _peeled(engine, groups, whole, null, calls, prompts=prompts)
+    found = _peeled(engine, search, whole, calls, prompts=prompts)
     if not found:
-        return Members(np.full(len(calls), -1), np.ones(len(calls)), {}, evidence)
+        return Members(np.full(len(calls), -1), np.ones(len(calls)), {}, evidence, {})
     engine.keep("learnt", profile.learnt({n: one.core.learnt for n, one in enumerate(found)}))
     p = _together(engine, np.stack([one.p for one in found]))
     adjusted = score.over_all(p, np.array([one.users for one in found]))
@@ -110,7 +140,27 @@ def assign(engine: Engine, tested: list[Families], calls: Ints) -> Members:
         for number, one in enumerate(found)
         if size[number] >= LEAST // 2
     }
-    return Members(campaign, adjusted, kept, evidence, more=len(found) == MOST)
+    sure = {number: found[number].core.p_value for number in kept}
+    return Members(campaign, adjusted, kept, evidence, sure, more=len(found) == MOST)
+
+
+def _search(
+    engine: Engine,
+    tested: list[Families],
+    families: list[tuple[Layer, int]],
+    rate: float,
+    *,
+    prompts: bool,
+) -> _Search:
+    """The users of the named `families`, and those of their cells."""
+    groups = users(engine, tested)
+    if prompts:
+        groups += cells(engine, families)
+    null: dict[str, tuple[float, float]] = {one.layer: one.null for one in tested}
+    null |= {cell: null[layer] for cell, layer in CELLS.values() if layer in null}
+    # Each family was tested among those who live by it, and among the others.
+    tests = 2 * sum(len(one.family) for one in tested) + len(groups) - len(families)
+    return _Search(groups, len(families), null, tests, rate)
 
 
 def _alone(
@@ -136,39 +186,34 @@ def _alone(
 
 
 def _peeled(
-    engine: Engine,
-    groups: list[Group],
-    whole: list[Bump | None],
-    null: dict[str, tuple[float, float]],
-    calls: Ints,
-    *,
-    prompts: bool,
+    engine: Engine, search: _Search, bumps: list[Bump | None], calls: Ints, *, prompts: bool
 ) -> list[Campaign]:
-    """One campaign after another, until no group of what is left divides its calls evenly."""
+    """One campaign after another, until no group of what is left divides its calls evenly.
+
+    Each turn is a test of all groups at the false discovery rate, so that a later campaign is as
+    sure as the first.
+    """
     # What a campaign leaves of its families is no honest family.
-    worst = max(null.values(), key=lambda one: one[0] + score.EVEN * one[1])
+    worst = max(search.null.values(), key=lambda one: one[0] + score.EVEN * one[1])
+    after = dict.fromkeys(search.null, worst)
     taken = np.zeros(len(calls), bool)
     found: list[Campaign] = []
-    fresh = dict(enumerate(whole))
-    bumps: dict[int, Bump] = {}
+    bumps, whole = bumps.copy(), np.arange(len(bumps)) < search.named
     while len(found) < MOST:
-        for place, bump in fresh.items():
-            of = worst if found else null[groups[place].layer]
-            if bump is not None and score.above(np.array(bump.z), of) >= score.EVEN:
-                bumps[place] = bump
-            else:
-                bumps.pop(place, None)
-        core, joined = _first(list(bumps.values()), calls)
+        core, joined = _first(search.passed(bumps, whole), calls)
         if not joined:
             break
         core = mended(engine, core, joined, calls, taken, prompts=prompts)
-        one = follow(taught(engine, core, joined, prompts=prompts), calls, taken)
+        learnt = taught(engine, core, joined, search.p_value(joined), prompts=prompts)
+        one = follow(learnt, calls, taken)
         found.append(one)
         gone = core | (one.p <= FLAG) | (one.likely >= LIKELY)
         taken |= gone
-        touched = [place for place, group in enumerate(groups) if gone[group.aid].any()]
-        again = even_within([groups[place] for place in touched], taken, engine.threads)
-        fresh = dict(zip(touched, again, strict=True))
+        touched = [place for place, group in enumerate(search.groups) if gone[group.aid].any()]
+        whole[touched] = False
+        left = even_within([search.groups[p] for p in touched], taken, after, engine.threads)
+        for place, bump in zip(touched, left, strict=True):
+            bumps[place] = bump
     if len(found) > 1:
         found = [follow(one.core, calls, _others_of(found, one)) for one in found]
     return found

@@ -64,7 +64,7 @@ def find(engine: Engine, rate: float = 0.05, say: Callable[[str], None] = lambda
 
     Args:
         engine: Where `sketched` can be read.
-        rate: False discovery rate of the families that campaigns are made of.
+        rate: False discovery rate of the groups that campaigns are made of.
         say: Is told each step.
     """
     layers = prepare(engine)
@@ -77,4 +77,4 @@ def find(engine: Engine, rate: float = 0.05, say: Callable[[str], None] = lambda
     say("test")
     tested = judged([test(engine, layer, len(calls)) for layer in layers], rate)
     say("score")
-    return Scan(tested, assign(engine, tested, calls))
+    return Scan(tested, assign(engine, tested, calls, rate))

@@ -138,8 +138,21 @@ def verdict(marks: Marks) -> tuple[Floats, Floats]:
     """
     others = np.stack([np.clip(mark, -CAP, OTHERS) for mark in marks.rest.values()])
     least = np.minimum(0.5, len(others) * np.asarray(stats.norm.sf(others.max(axis=0))))
-    p = np.asarray(stats.norm.sf(np.minimum(marks.even, SURE)))
-    return np.where(marks.even >= EVEN, p, 1.0), np.asarray(stats.norm.isf(least))
+    return chance(marks.even), np.asarray(stats.norm.isf(least))
+
+
+def chance(z: Floats) -> Floats:
+    """The p-value of evenness that stands out so far from its null; 1 below `EVEN`."""
+    return np.where(z >= EVEN, np.asarray(stats.norm.sf(np.minimum(z, SURE))), 1.0)
+
+
+def clear(z: Floats, tests: int, rate: float) -> NDArray[np.bool_]:
+    """Which of the groups left are even beyond chance, at a false discovery rate over all `tests`.
+
+    Where nothing is left but honest groups, one of them passes with a probability of at most
+    `rate`, however many there are.
+    """
+    return benjamini_hochberg(chance(z), rate, tests)
 
 
 def named(p: Floats, rate: float) -> NDArray[np.bool_]:

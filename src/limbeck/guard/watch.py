@@ -51,9 +51,9 @@ class How:
     threads: int = 2
 
 
-def level(look: int, tests: int, alpha: float = ALPHA) -> float:
-    """The p-value that a group needs at a look (from 1), of so many groups tested in it."""
-    return alpha / (look * (look + 1)) / max(1, tests)
+def level(look: int, alpha: float = ALPHA) -> float:
+    """The p-value, over all groups tested, that a campaign needs at a look (from 1)."""
+    return alpha / (look * (look + 1))
 
 
 def watch(
@@ -173,11 +173,11 @@ def new(
     told: dict[str, Any], earlier: list[dict[str, Any]], look: int, alpha: float = ALPHA
 ) -> list[dict[str, Any]]:
     """The findings that a look raises: sure enough, and none of those raised earlier."""
-    needed = level(look, sum(one["families"] for one in told["layers"].values()), alpha)
+    needed = level(look, alpha)
     known = [set(one["members"]) for one in earlier]
     raised: list[dict[str, Any]] = []
     for one in told["campaigns"]:
-        p = min(layer["p_value"] for layer in one["evidence"].values())
+        p = one["confidence"]["p_value"]
         members = set(one["members"])
         if p > needed or any(_same(members, other) for other in known):
             continue

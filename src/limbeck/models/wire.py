@@ -27,7 +27,7 @@ def in_a_thread() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
     question.
     """
     try:
-        from uvloop import new_event_loop
+        from uvloop import new_event_loop  # pyright: ignore[reportMissingImports]
     except ImportError:
         from asyncio import new_event_loop
     loop = new_event_loop()
