@@ -46,6 +46,7 @@ bench-align: $(VENV)/.dev  ## targets by the bytes of tokens beside plain text d
 
 bench-guard: $(VENV)/.dev  ## guard on simulated campaigns, beside detectors of single accounts
 	@$(PIP_INSTALL) -c constraints.txt scikit-learn==1.9.1
+	@$(PIP_INSTALL) --no-deps unmimic==0.1.0
 	$(BIN)/python benchmarks/guard.py
 
 lock: $(VENV)/.dev   ## pin the versions that are installed now

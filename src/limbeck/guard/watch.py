@@ -33,6 +33,7 @@ from limbeck.guard.engine import Kind
 from limbeck.guard.findings import Price
 from limbeck.guard.inbox import Inbox, Ledger
 from limbeck.guard.readers.source import Source
+from limbeck.interrupt import on_interrupt
 from limbeck.progress import say
 
 ALPHA = 0.05
@@ -120,14 +121,8 @@ def _asked_to_stop() -> Generator[threading.Event]:
         asked.set()
         signal.default_int_handler(number, frame)
 
-    if threading.current_thread() is not threading.main_thread():
+    with on_interrupt(note):
         yield asked
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _look(ledger: Ledger, state: Path, out: Path, how: How) -> list[dict[str, Any]]:

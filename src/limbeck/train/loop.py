@@ -14,6 +14,7 @@ import torch
 
 from limbeck import ranks
 from limbeck.files import full_disk_named
+from limbeck.interrupt import on_interrupt
 from limbeck.progress import say, stage_bar
 from limbeck.train import checkpoint
 from limbeck.train.batch import steps_per_epoch
@@ -119,12 +120,5 @@ def _interrupt_between_steps() -> Iterator[Any]:
             signal.default_int_handler(number, frame)
         asked = True
 
-    try:
-        before = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not in the main thread: whoever runs us handles signals
-        yield lambda: False
-        return
-    try:
+    with on_interrupt(note):
         yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
