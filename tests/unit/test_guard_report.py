@@ -136,7 +136,7 @@ def test_without_prompts_or_accounts_nothing_is_claimed_of_them(
         engine.keep("learnt", profile.learnt({0: (nothing, dict.fromkeys(profile.TRAITS, 0))}))
         of_client = {"layer": ["client"], "family": [busiest], "aid": [int((of == 0).argmax())]}
         engine.keep("firm", pa.table(of_client))
-        members = Members(of, p, {0: [("client", busiest)]}, {"client": p}, {0: 0.01})
+        members = Members(of, p, {0: [("client", busiest)]}, {"client": p}, {0: 0.01}, p)
         return replace(found, members=members)
 
     monkeypatch.setattr(scan, "find", known)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -73,6 +75,24 @@ def test_campaigns_through_one_set_up_are_told_apart(tmp_path: Path) -> None:
         members = truth[[int(name[1:]) for name in one["members"]]]
         assert np.unique(members, return_counts=True)[1].max() > 0.95 * len(members)
         assert one["confidence"]["p_value"] < 0.05
+
+
+def test_a_public_list_that_each_runs_for_itself_is_no_campaign(tmp_path: Path) -> None:
+    """As even as a dispatcher's accounts, through one set-up; but nothing is divided."""
+    calls, _ = world(5, 1200, [Campaign(100, cover=0.3, templates=0, through=150)])
+    work, _ = world(8, 50, [Campaign(40, cover=0.0, templates=1, calls=200.0, through=150)])
+    runs = work.filter(pc.is_in(work["account"], pa.array([f"a{n}" for n in range(50, 90)])))
+    exact = np.arange(runs.num_rows) % 200 + 77_000
+    names = pc.replace_substring_regex(runs["account"], "^a", "bench")
+    for name, column in (("exact", pa.array(exact)), ("account", names)):
+        place = runs.schema.get_field_index(name)
+        runs = runs.set_column(place, name, column)
+    write(pa.concat_tables([calls, runs]), tmp_path / "state" / "sketched")
+    (tmp_path / "state" / "ingest.json").write_text('{"version": 1, "logs": []}')
+    code, told = _scan(tmp_path / "state", tmp_path / "out")
+    members = {name for one in told["campaigns"] for name in one["members"]}
+    assert code == 1 and len(members) > 50
+    assert not any(name.startswith("bench") for name in members)
 
 
 def test_honest_traffic_alone_names_nobody(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from limbeck.guard import bags, cohorts, even, link, profile, score
+from limbeck.guard import bags, cohorts, even, groups, link, profile, score
 
 
 def _even(*families: np.ndarray) -> even.Evenness:
@@ -41,15 +41,21 @@ def test_people_alone_show_no_even_group() -> None:
     assert score.above(z, score.null(z)).max() < score.EVEN
 
 
-def test_of_thousands_of_honest_groups_one_is_hardly_ever_a_campaign() -> None:
-    """What is left when the last campaign is out; a threshold on z alone would find another."""
+def test_honest_families_reach_a_p_value_no_oftener_than_it_says() -> None:
+    """Log-normal people of many kinds; a normal tail of their z's own spread is too thin."""
     rng = np.random.default_rng(12)
-    groups, runs, rate = 5_000, 1_000, 0.05
-    z = rng.standard_normal((runs, groups)).max(axis=1)
-    passed = [bool(score.clear(np.array([one]), groups, rate).any()) for one in z]
-    assert np.mean(z >= score.EVEN) > 2 * rate
-    assert np.mean(passed) <= rate + 3 * np.sqrt(rate * (1 - rate) / runs)
-    assert score.clear(np.array([5.5, 0.0]), groups, rate).tolist() == [True, False]
+    sizes = np.exp(rng.uniform(np.log(20), np.log(400), 8_000)).astype(int)
+    laws = zip(
+        rng.uniform(0.5, 3, len(sizes)), rng.uniform(0.8, 1.4, len(sizes)), sizes, strict=True
+    )
+    told = _even(*(rng.poisson(np.exp(rng.normal(*law))) for law in laws))
+    z = score.above(told.z, score.null(told.z))
+    middle, spread = score.PRIOR_Z
+    for level in (1e-2, 1e-3):
+        needed = (stats.norm.isf(level / score.KERNELS) - middle) / spread
+        assert (z >= needed).mean() <= level
+    assert (z >= score.EVEN).mean() > 3 * stats.norm.sf(score.EVEN)
+    assert (score.chance(z) <= 1e-4).mean() <= 3e-4
 
 
 def test_a_family_of_very_many_people_looks_no_more_even_than_a_small_one() -> None:
@@ -112,6 +118,24 @@ def test_accounts_that_are_replaced_are_even_by_the_day() -> None:
     told = even.either(one, x[x > 0], days[x > 0], np.ones(len(one)))
     assert told.z[0] > 10
     assert _even(x).z[0] < told.z[0]
+
+
+def test_who_is_replaced_is_told_by_calls_a_day() -> None:
+    rng = np.random.default_rng(14)
+    days = (2.0 ** rng.integers(0, 5, 600)).astype(np.float64)
+    x = np.maximum(rng.poisson(4 * days), 1)
+    told = even.either(np.zeros(600, int), x, days, np.ones(600))
+    assert told.by_day[0] and told.cv2[0] < 0.02  # of raw counts .8
+    group = groups.Group("client", 1, np.arange(600), x, days)
+    bump = groups.Bump(group, told.belongs, float(told.members[0]), float(told.mean[0]), 9.0, True)
+    calls = np.concatenate([4 * x, rng.integers(1, 400, 9_400)])
+    found = groups.by_count(bump, calls)
+    assert (found.firm > 0.8).mean() > 0.9
+    assert (found.p < 1e-3).mean() > 0.5
+
+
+def test_turns_spend_no_more_than_the_whole_rate() -> None:
+    assert sum(score.spent(turn) for turn in range(1, 100_000)) <= 1
 
 
 def _membership(
@@ -269,6 +293,16 @@ def test_large_bags_may_be_told_coarsely(monkeypatch: pytest.MonkeyPatch) -> Non
     away = np.abs(np.log(told.p) - np.log(exact.p))
     assert np.median(away) < 0.01
     assert ((told.p <= 1e-3) == (exact.p <= 1e-3)).mean() > 0.998
+
+
+def test_bags_that_tie_have_one_p_value() -> None:
+    rng = np.random.default_rng(15)
+    same = np.tile([80.0, 8, 4, 8], (60, 1))
+    held = np.concatenate(
+        [same, _bags(rng, 800, [20, 1, 0.2, 0.1]), _bags(rng, 100, [24, 1, 2, 5])]
+    )
+    found = bags.belonging(held, np.arange(960) >= 900, 10_000)
+    assert len(np.unique(found.p[:60])) == 1
 
 
 def test_the_order_of_bags_changes_no_order_of_evidence() -> None:

@@ -47,6 +47,22 @@ def test_odds_are_how_much_oftener_the_core_has_a_trait(tmp_path: Path) -> None:
     assert len(np.unique(told)) == 3
 
 
+def test_an_unknown_sign_up_is_no_new_account(tmp_path: Path) -> None:
+    signup = [0] * 200 + [-300] * 1_900 + [None] * 1_900  # spans of three days
+    n = len(signup)
+    with Engine.open(tmp_path, threads=1) as engine:
+        engine.keep("events", pa.table({"aid": range(n), "hour": [0] * n}))
+        engine.keep("homes", pa.table({"aid": range(n), "networks": [1] * n, "home": ["h"] * n}))
+        none = {name: pa.nulls(n, pa.string()) for name in ("email_domain", "channel", "tier")}
+        none |= {name: pa.nulls(n, pa.string()) for name in ("payment", "organisation")}
+        engine.keep("known", pa.table({"aid": range(n), "signup": signup, **none}))
+        engine.table("paces", standing.paces(engine))
+        engine.table("stood", standing.stood())
+        told = standing.odds(engine, np.arange(n) < 200)
+    assert told[:200].min() > 1 and told[200:2_100].max() < -1
+    assert np.abs(told[2_100:]).max() < 0.01
+
+
 def test_what_is_told_of_long_logs_and_busy_accounts_is_plain() -> None:
     assert standing.said("days", "4000") == "calls on 4000 days"
     assert standing.said("calls", "60") == "1,048,576 to 1,321,123 calls in all"

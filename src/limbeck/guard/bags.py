@@ -100,9 +100,8 @@ def belonging(
     _, honest_law = _shared(every, kinds, mixing)
     ratio = every.law(member)[:, 0] - honest_law + beside
     belongs = _odds(ratio, share)
-    order = np.argsort(-ratio, kind="stable")
-    p = np.empty(len(bags))
-    p[order] = np.cumsum(((1 - belongs) * (1 - others))[order]) / accounts
+    _, rank = np.unique(-ratio, return_inverse=True)  # bags that tie are as high
+    p = np.cumsum(np.bincount(rank, (1 - belongs) * (1 - others)))[rank] / accounts
     return Belonging(belongs, np.clip(p, LEAST_P, 1))
 
 

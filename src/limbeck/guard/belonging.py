@@ -17,12 +17,16 @@ MISFIT = 2
 BEYOND = 3
 """An account with more than so many times the members' calls lives by such calls."""
 LITTLE = 4
-"""A member does a share of the work: no less than the firm members' by this factor."""
+"""A member does a share of the work: no less than the firm members' by this factor, and something
+at all, or what an account is would accuse it."""
 MORE = 1.25
 """Members are at most so many times those that a family's evenness tells."""
 PURE = (0.3, 0.3, 0.5, 0.5)
 """Firm members stay so while they divide their calls as the others do with this probability, turn
 by turn; a weak campaign would not outlive .8 at once."""
+LISTED = 0.2
+"""A work-list is divided; where a prompt is run by so many of the firm members, it is a public list
+that each of them runs for itself."""
 COMMON = 20
 """Ways of asking, or lengths, that are told apart; the rest count as one."""
 
@@ -94,20 +98,26 @@ def mended(
     return core
 
 
+def undivided(engine: Engine, core: Flags, bumps: list[Bump]) -> bool:
+    """Whether a core's accounts all run the same prompts; keeps its calls in `bumps` as `work`."""
+    engine.keep("core", pa.table({"aid": np.flatnonzero(core)}))
+    engine.table("work", profile.work([(bump.of.layer, bump.of.key) for bump in bumps]))
+    users = engine.fetch(profile.in_common())["users"][0].as_py()
+    return users >= LISTED * core.sum()
+
+
 def taught(
     engine: Engine, members: Flags, bumps: list[Bump], p_value: float, *, prompts: bool
 ) -> Core:
     """What firm members teach: what their calls within the groups weigh, and whose calls do.
 
     Args:
-        engine: With the tables of the scan, `stood`, `parts` and `background`.
+        engine: With the tables of the scan, `stood`, `parts`, `background` and `work`.
         members: Firm members, (accounts,).
         bumps: The even groups that they were seen in.
         p_value: Of the clearest of these.
         prompts: Whether the log has them.
     """
-    engine.keep("core", pa.table({"aid": np.flatnonzero(members)}))
-    engine.table("work", profile.work([(bump.of.layer, bump.of.key) for bump in bumps]))
     made = engine.fetch("SELECT count(*) AS n FROM work")["n"][0].as_py()
     learnt = profile.weights(engine.fetch(profile.seen(prompts=prompts)), made, len(members))
     weights, others = learnt
@@ -144,7 +154,7 @@ def follow(core: Core, calls: Ints, known: Flags) -> Campaign:
         held = np.vstack([calls[aid].astype(np.float64), reach])
         held[:-1] -= held[1:]
         found = bags.belonging(held.T, firm, len(calls), members / len(aid), known[aid], beside)
-        able = near & (suspect >= usual / LITTLE)
+        able = near & (suspect >= max(usual / LITTLE, 1))
         p[place, aid] = np.where(able, found.p, 1.0)
         member[place, aid] = np.where(able, found.member, 0.0)
         users[place] = float((1 - found.member).sum()) / len(calls)

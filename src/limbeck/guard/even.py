@@ -23,6 +23,7 @@ from limbeck.guard.arrow import sparse, special
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 BROAD, NARROW = 0.5, 0.06
 """CV² of the kernels. People's activity is near log-normal with sigma 0.8 to 1.2, CV² 0.9 to 3.2; a
@@ -52,8 +53,9 @@ BLOCK = 16_000
 class Evenness:
     """Of each family (families,): z of the narrow group, its accounts, their mean calls and CV².
 
-    `all_cv2` is that of all users; `belongs` the probability that an account is of its family's
-    group, for each of the counts given, (n,).
+    `all_cv2` is that of all users, and `by_day` says whether they are even by the day, so that
+    `mean` is that of the longest there and CV² that of rates; `belongs` is the probability that an
+    account is of its family's group, for each of the counts given, (n,).
     """
 
     z: Floats
@@ -62,6 +64,7 @@ class Evenness:
     cv2: Floats
     all_cv2: Floats
     belongs: Floats
+    by_day: Flags
 
 
 OF_FAMILY = ("z", "members", "mean", "cv2", "all_cv2")
@@ -109,7 +112,8 @@ def evenness(
     cuts = first[1:][np.diff(np.append(first[1:], len(of)) // BLOCK) > 0]
 
     def block(low: int, high: int) -> Evenness:
-        return _told(of[low:high], x[low:high], n[low:high], cell[low:high], laws)
+        at = slice(low, high)
+        return _told(of[at], x[at], n[at], exposure[at], cell[at], laws)
 
     with ThreadPoolExecutor(threads) as pool:
         bounds = np.unique([0, *cuts.tolist(), len(of)]).tolist()
@@ -118,10 +122,12 @@ def evenness(
         name: np.concatenate([np.zeros(0), *(getattr(part, name) for part in parts)])
         for name in (*OF_FAMILY, "belongs")
     }
-    return Evenness(**each)
+    return Evenness(**each, by_day=np.zeros(len(each["z"]), np.bool_))
 
 
-def _told(of: Ints, x: Ints, n: Floats, cell: Ints, laws: list[Floats]) -> Evenness:
+def _told(
+    of: Ints, x: Ints, n: Floats, exposure: Floats, cell: Ints, laws: list[Floats]
+) -> Evenness:
     """`evenness` of some families at once; `laws` are likelihoods of each cell, (cells, K)."""
     of = of - of[0]
     cells, back = np.unique(of * len(laws[0]) + cell, return_inverse=True)
@@ -137,7 +143,8 @@ def _told(of: Ints, x: Ints, n: Floats, cell: Ints, laws: list[Floats]) -> Evenn
     of_each = belongs[back]
     return Evenness(
         z, share[:, -1] * np.bincount(family, weight), GRID[best],
-        _cv2(of, x, n * of_each), _cv2(of, x, n), of_each,
+        _cv2(of, x, n * of_each, exposure), _cv2(of, x, n, exposure), of_each,
+        np.zeros(len(z), np.bool_),
     )  # fmt: skip
 
 
@@ -192,12 +199,12 @@ def likeliest(law: Floats, n: Floats) -> Floats:
     return weight / weight.sum()
 
 
-def _cv2(of: Ints, x: Ints, n: Floats) -> Floats:
+def _cv2(of: Ints, x: Ints, n: Floats, exposure: Floats) -> Floats:
     """CV² of each family's rates beyond that of Poisson counts."""
-    total = np.maximum(np.bincount(of, n), 1e-9)
-    mean = np.bincount(of, n * x) / total
-    excess = np.bincount(of, n * (x - mean[of]) ** 2) / total - mean
-    return np.maximum(excess / np.maximum(mean, 1e-9) ** 2, 1e-3)
+    rate = np.bincount(of, n * x) / np.maximum(np.bincount(of, n * exposure), 1e-9)
+    mean = rate[of] * exposure
+    excess = np.bincount(of, n * ((x - mean) ** 2 - mean))
+    return np.maximum(excess / np.maximum(np.bincount(of, n * mean**2), 1e-9), 1e-3)
 
 
 def either(of: Ints, x: Ints, days: Floats, n: Floats, threads: int = 1) -> Evenness:
@@ -206,14 +213,20 @@ def either(of: Ints, x: Ints, days: Floats, n: Floats, threads: int = 1) -> Even
     So accounts that are replaced one by one look no less even.
     """
     whole = evenness(of, x, n, threads=threads)
-    there = 2 ** (np.round(2 * np.log2(np.maximum(days, 1))) / 2)
+    there = present(days)
     most = np.maximum.reduceat(there, np.flatnonzero(np.diff(of, prepend=-1)))[of]
     by_day = evenness(of, x, n, there / most, threads)
     better = by_day.z > whole.z
     each: dict[str, Floats] = {
         name: np.where(better, getattr(by_day, name), getattr(whole, name)) for name in OF_FAMILY
     }
-    return Evenness(**each, belongs=np.where(better[of], by_day.belongs, whole.belongs))
+    belongs = np.where(better[of], by_day.belongs, whole.belongs)
+    return Evenness(**each, belongs=belongs, by_day=better)
+
+
+def present(days: Floats) -> Floats:
+    """Days in half octaves: few values, so that few laws are needed."""
+    return np.asarray(2 ** (np.round(2 * np.log2(np.maximum(days, 1))) / 2))
 
 
 class _Rows:

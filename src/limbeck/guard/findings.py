@@ -28,8 +28,8 @@ VERSION = 1
 OPENLY = 0.8
 """Members who share one organisation to this extent are one customer's seats, said openly."""
 COUNTED = (
-    "A campaign's calls are those of its members that lie within one of its groups or look as much "
-    "like its work (calls_alike) as makes an account suspect. Cover that looks alike may be among "
+    "A campaign's calls are those of its members that lie within one of its groups or look much "
+    "like its work (calls_alike). Cover that looks alike may be among "
     "them, and work that looks like everybody's is not."
 )
 """What campaigns.json and the page say of `calls`."""
@@ -234,7 +234,7 @@ def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str
             "score": _score(scan.members.p_values[facts.number]),
             "p_value": scan.members.p_values[facts.number],
             "account_false_positives_expected": round(
-                float(scan.members.p_value[facts.aids].sum()), 4
+                float(scan.members.honest[facts.aids].sum()), 4
             ),
         },
         "honest_explanations": _honest(facts, scan, families),
@@ -244,7 +244,7 @@ def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str
 
 
 SURE = 95
-"""A campaign's score is at most this: one in twenty may be false, by the false-discovery rate."""
+"""A campaign's score is at most this: one scan in twenty may name what is none."""
 
 
 def _score(p_value: float) -> int:
@@ -352,7 +352,7 @@ def _without(scan: Scan, facts: Campaign) -> dict[str, dict[str, Any]]:
     for layer in held:
         others = [one for other, one in held.items() if other != layer]
         share = float(np.any(others, axis=0).mean()) if others else 0.0
-        told[layer] = {"links": share > 0, "share": round(share, 4)}
+        told[layer] = {"links": bool(others), "share": round(share, 4)}
     return told
 
 

@@ -42,7 +42,8 @@ class Group:
 class Bump:
     """The even group among a group's users: who is in it, how many, and how clearly.
 
-    `mean` is their calls, `z` how far evenness stands out from its null, in spreads.
+    `mean` is their calls, or where they are even `by_day` those of the longest there; `z` is how
+    far evenness stands out from its null, in spreads.
     """
 
     of: Group
@@ -50,6 +51,7 @@ class Bump:
     members: float
     mean: float
     z: float
+    by_day: bool
 
     @property
     def clear(self) -> float:
@@ -138,8 +140,9 @@ def even_within(
     for at, place in enumerate(large):
         z = score.above(told.z[at], null[left[place].layer])
         found[place] = Bump(
-            left[place], belongs[at], float(told.members[at]), float(told.mean[at]), float(z)
-        )
+            left[place], belongs[at], float(told.members[at]), float(told.mean[at]), float(z),
+            bool(told.by_day[at]),
+        )  # fmt: skip
     return found
 
 
@@ -155,7 +158,9 @@ def by_count(bump: Bump, calls: Ints) -> score.Membership:
         calls: Of each account of the log, (accounts,).
     """
     of, begin = bump.of, (bump.members, bump.mean, UNEVEN)
-    return score.membership(of.n, calls[of.aid], len(calls), begin, bump.belongs)
+    there = even.present(of.days) if bump.by_day else np.ones(len(of.n))
+    share = there / there.max(initial=1)
+    return score.membership(of.n, calls[of.aid], len(calls), begin, bump.belongs, share)
 
 
 def set_up(group: Group) -> int | None:

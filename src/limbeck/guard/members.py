@@ -15,7 +15,7 @@ import numpy as np
 
 from limbeck.guard import marks, profile, score, standing
 from limbeck.guard.arrow import column, pa
-from limbeck.guard.belonging import Campaign, follow, mended, taught
+from limbeck.guard.belonging import Campaign, follow, mended, taught, undivided
 from limbeck.guard.engine import Engine
 from limbeck.guard.families import LEAST, Families
 from limbeck.guard.features import FAMILIES, LENGTHS, Layer
@@ -61,6 +61,7 @@ class Members:
         evidence: The p-value of each account over the families of one layer alone, (accounts,).
         p_values: Of each campaign: how likely the clearest of its groups is among all groups that
             were tested, were these honest people's.
+        honest: The probability that an account of a campaign is honest all the same, (accounts,).
         more: Whether there may be more campaigns than the `MOST` that were looked for.
     """
 
@@ -69,36 +70,38 @@ class Members:
     families: dict[int, list[tuple[Layer, int]]]
     evidence: dict[Layer, Floats]
     p_values: dict[int, float]
+    honest: Floats
     more: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
-    """Groups that campaigns are looked for in, first the `named` families and then cells.
+    """Groups that campaigns are looked for in.
 
     `null` is that of evenness in each layer and kind of cell, `tests` how many groups were tested,
-    and `rate` the false discovery rate.
+    and `rate` the chance that a scan may take of naming any campaign where there is none.
     """
 
     groups: list[Group]
-    named: int
     null: dict[str, tuple[float, float]]
     tests: int
     rate: float
 
-    def passed(self, bumps: list[Bump | None], whole: Flags) -> list[Bump]:
-        """Of each group's even part those that are no chance.
+    def p_value(self, bumps: list[Bump], turn: int) -> float:
+        """Of the clearest of some groups, over all groups tested and all turns (from 1)."""
+        clearest = float(score.chance(np.array(max(bump.z for bump in bumps))))
+        return min(1.0, self.tests * clearest / score.spent(turn))
 
-        Families that are as they were when they were named, `whole` (groups,), have passed already.
-        """
-        z = np.array([-score.CAP if bump is None else bump.z for bump in bumps])
-        kept = score.clear(z, self.tests, self.rate) | (whole & (z >= score.EVEN))
-        return [bump for bump, keep in zip(bumps, kept, strict=True) if bump is not None and keep]
-
-    def p_value(self, bumps: list[Bump]) -> float:
-        """Of the clearest of some, by Bonferroni."""
-        clearest = np.array(max(bump.z for bump in bumps))
-        return min(1.0, self.tests * float(score.chance(clearest)))
+    def first(self, bumps: list[Bump | None], turn: int, calls: Ints) -> tuple[Flags, list[Bump]]:
+        """Firm members of the largest group that is no chance, (accounts,), and their groups."""
+        even = [bump for bump in bumps if bump is not None and bump.z >= score.EVEN]
+        even.sort(key=lambda bump: -bump.clear)
+        for place, seed in enumerate(even):
+            if self.p_value([seed], turn) <= self.rate:
+                core, joined = _core([seed, *even[:place], *even[place + 1 :]], calls)
+                if core.sum() >= LEAST // 2:
+                    return core, joined
+        return np.zeros(len(calls), bool), []
 
 
 def assign(engine: Engine, tested: list[Families], calls: Ints, rate: float) -> Members:
@@ -108,13 +111,13 @@ def assign(engine: Engine, tested: list[Families], calls: Ints, rate: float) -> 
         engine: With the tables of the scan.
         tested: The families of each layer, judged.
         calls: Of each account, (accounts,).
-        rate: False discovery rate of the groups that a further campaign is made of.
+        rate: The chance of naming any campaign where there is none.
     """
     families: list[tuple[Layer, int]] = [
         (of.layer, int(family)) for of in tested for family in of.family[of.named]
     ]
     if not families:
-        return Members(np.full(len(calls), -1), np.ones(len(calls)), {}, {}, {})
+        return _nobody(len(calls), {})
     prompts = any(of.layer == "template" for of in tested)
     search = _search(engine, tested, families, rate, prompts=prompts)
     none = np.zeros(len(calls), bool)
@@ -128,7 +131,7 @@ def assign(engine: Engine, tested: list[Families], calls: Ints, rate: float) -> 
     engine.table("background", profile.background(prompts=prompts))
     found = _peeled(engine, search, whole, calls, prompts=prompts)
     if not found:
-        return Members(np.full(len(calls), -1), np.ones(len(calls)), {}, evidence, {})
+        return _nobody(len(calls), evidence)
     engine.keep("learnt", profile.learnt({n: one.core.learnt for n, one in enumerate(found)}))
     p = _together(engine, np.stack([one.p for one in found]))
     adjusted = score.over_all(p, np.array([one.users for one in found]))
@@ -141,7 +144,12 @@ def assign(engine: Engine, tested: list[Families], calls: Ints, rate: float) -> 
         if size[number] >= LEAST // 2
     }
     sure = {number: found[number].core.p_value for number in kept}
-    return Members(campaign, adjusted, kept, evidence, sure, more=len(found) == MOST)
+    honest = _together(engine, 1 - np.stack([one.likely for one in found])).min(axis=0)
+    return Members(campaign, adjusted, kept, evidence, sure, honest, more=len(found) == MOST)
+
+
+def _nobody(accounts: int, evidence: dict[Layer, Floats]) -> Members:
+    return Members(np.full(accounts, -1), np.ones(accounts), {}, evidence, {}, np.ones(accounts))
 
 
 def _search(
@@ -160,7 +168,7 @@ def _search(
     null |= {cell: null[layer] for cell, layer in CELLS.values() if layer in null}
     # Each family was tested among those who live by it, and among the others.
     tests = 2 * sum(len(one.family) for one in tested) + len(groups) - len(families)
-    return _Search(groups, len(families), null, tests, rate)
+    return _Search(groups, null, tests, rate)
 
 
 def _alone(
@@ -188,29 +196,28 @@ def _alone(
 def _peeled(
     engine: Engine, search: _Search, bumps: list[Bump | None], calls: Ints, *, prompts: bool
 ) -> list[Campaign]:
-    """One campaign after another, until no group of what is left divides its calls evenly.
-
-    Each turn is a test of all groups at the false discovery rate, so that a later campaign is as
-    sure as the first.
-    """
+    """One campaign after another, until no group of what is left divides its calls evenly."""
     # What a campaign leaves of its families is no honest family.
     worst = max(search.null.values(), key=lambda one: one[0] + score.EVEN * one[1])
     after = dict.fromkeys(search.null, worst)
     taken = np.zeros(len(calls), bool)
     found: list[Campaign] = []
-    bumps, whole = bumps.copy(), np.arange(len(bumps)) < search.named
+    bumps = bumps.copy()
     while len(found) < MOST:
-        core, joined = _first(search.passed(bumps, whole), calls)
+        turn = len(found) + 1
+        core, joined = search.first(bumps, turn, calls)
         if not joined:
             break
         core = mended(engine, core, joined, calls, taken, prompts=prompts)
-        learnt = taught(engine, core, joined, search.p_value(joined), prompts=prompts)
+        if undivided(engine, core, joined):
+            bumps = [None if any(bump is one for one in joined) else bump for bump in bumps]
+            continue
+        learnt = taught(engine, core, joined, search.p_value(joined, turn), prompts=prompts)
         one = follow(learnt, calls, taken)
         found.append(one)
         gone = core | (one.p <= FLAG) | (one.likely >= LIKELY)
         taken |= gone
         touched = [place for place, group in enumerate(search.groups) if gone[group.aid].any()]
-        whole[touched] = False
         left = even_within([search.groups[p] for p in touched], taken, after, engine.threads)
         for place, bump in zip(touched, left, strict=True):
             bumps[place] = bump
@@ -225,16 +232,6 @@ def _others_of(found: list[Campaign], one: Campaign) -> Flags:
         np.any([(other.p <= FLAG) & (one.p > other.p) for other in found], axis=0)
         & ~one.core.members
     )
-
-
-def _first(bumps: list[Bump], calls: Ints) -> tuple[Flags, list[Bump]]:
-    """Firm members of the clearest group that has enough, (accounts,), and their groups."""
-    bumps = sorted(bumps, key=lambda bump: -bump.clear)
-    for place in range(len(bumps)):
-        core, joined = _core([bumps[place], *bumps[:place], *bumps[place + 1 :]], calls)
-        if core.sum() >= LEAST // 2:
-            return core, joined
-    return np.zeros(len(calls), bool), []
 
 
 def _core(bumps: list[Bump], calls: Ints) -> tuple[Flags, list[Bump]]:

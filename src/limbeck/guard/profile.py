@@ -16,8 +16,9 @@ from limbeck.guard.arrow import Table, pa
 from limbeck.guard.engine import Engine
 from limbeck.guard.features import FAMILIES, KEYS, LENGTHS, WAYS, Layer
 
-PARTS = 1_000_000
-"""An account is so many parts of the background, shared among its calls."""
+PARTS = 1_000_000_000
+"""An account is so many parts of the background, shared among its calls, of which it may have
+millions."""
 MILLI = 1000
 """Weights are kept in thousandths of a nat."""
 LEVELS = (1, 2, 3, 4, 5, 6, 8, 10)
@@ -87,10 +88,17 @@ def work(groups: Sequence[tuple[str, int]]) -> str:
         if (keys := [str(key) for of, key in groups if of == layer])
     ]
     named = any(layer in ("template", "recipe") for layer, _ in groups)
-    return f"""SELECT e.aid, e.stack, e.shape, e.method, e.topic, e.template, e.tokens_out
+    return f"""SELECT e.aid, e.stack, e.shape, e.method, e.topic, e.template, e.tokens_out, e.prompt
         FROM events e JOIN core c ON c.aid = e.aid
         {"LEFT JOIN families f ON f.key = e.template" if named else ""}
         WHERE {" OR ".join(wanted)}"""
+
+
+def in_common() -> str:
+    """By how many firm members a prompt of the campaign's calls (`work`) is used, on average."""
+    return """SELECT coalesce(sum(users * users) / cast(sum(users) AS double), 0e0) AS users FROM (
+            SELECT prompt, count(DISTINCT aid) AS users FROM work
+            WHERE prompt IS NOT NULL GROUP BY prompt)"""
 
 
 def seen(*, prompts: bool) -> str:
@@ -154,10 +162,10 @@ def learnt(found: Mapping[int, tuple[Table, dict[str, int]]]) -> Table:
 
 
 def alike(*, prompts: bool) -> tuple[str, str]:
-    """Whether a member's call `e` weighs as much for its `campaign` as a suspect must.
+    """Whether a member's call `e` has the weight of `SUSPECT` for its `campaign`.
 
-    In either view. Gives the condition and the joins that it takes; campaigns' weights are in the
-    table `learnt`.
+    Its set-up counts for it, never against it. Gives the condition and the joins that it takes;
+    campaigns' weights are in the table `learnt`.
     """
     allowed = traits(prompts=prompts)
     rest = ", ".join(

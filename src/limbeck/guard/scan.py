@@ -64,7 +64,8 @@ def find(engine: Engine, rate: float = 0.05, say: Callable[[str], None] = lambda
 
     Args:
         engine: Where `sketched` can be read.
-        rate: False discovery rate of the groups that campaigns are made of.
+        rate: False discovery rate of the families that campaigns are looked for in, and the chance
+            of naming any where there is none.
         say: Is told each step.
     """
     layers = prepare(engine)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from limbeck.guard.arrow import special, stats
 from limbeck.guard.counts import Counts
+from limbeck.guard.even import GRID
 from limbeck.guard.link import benjamini_hochberg
 
 Floats = NDArray[np.float64]
@@ -39,8 +40,10 @@ LOWER = 0.5
 """Spreads by which a log's own median of bursts may lie below its prior."""
 REACH = 8
 """An account with so many times the members' calls is no member."""
-EVEN, SURE, OTHERS = 4.0, 8.0, 3.0
+EVEN, SURE, OTHERS = 4.0, 12.0, 3.0
 """z of evenness that is needed; the most that counts, and the most of another mark."""
+KERNELS = len(GRID)
+"""Places at which a narrow group is looked for, each a test of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +145,20 @@ def verdict(marks: Marks) -> tuple[Floats, Floats]:
 
 
 def chance(z: Floats) -> Floats:
-    """The p-value of evenness that stands out so far from its null; 1 below `EVEN`."""
-    return np.where(z >= EVEN, np.asarray(stats.norm.sf(np.minimum(z, SURE))), 1.0)
+    """The p-value of evenness that stands out from its null by z spreads; 1 below `EVEN`.
 
-
-def clear(z: Floats, tests: int, rate: float) -> NDArray[np.bool_]:
-    """Which of the groups left are even beyond chance, at a false discovery rate over all `tests`.
-
-    Where nothing is left but honest groups, one of them passes with a probability of at most
-    `rate`, however many there are.
+    As many spreads of `PRIOR_Z` give the root of twice the log-likelihood that one narrow kernel
+    gains. Its weight is on the edge of its range, so for one kernel that is a normal tail (Self and
+    Liang, 1987); Bonferroni's is the price of choosing among all.
     """
-    return benjamini_hochberg(chance(z), rate, tests)
+    middle, spread = PRIOR_Z
+    tail = KERNELS * np.asarray(stats.norm.sf(middle + spread * np.minimum(z, SURE)))
+    return np.where(z >= EVEN, np.minimum(tail, 1.0), 1.0)
+
+
+def spent(turn: int) -> float:
+    """The share of an error rate that one turn (from 1) may use; those of all turns sum to 1."""
+    return 1 / (turn * (turn + 1))
 
 
 def named(p: Floats, rate: float) -> NDArray[np.bool_]:
@@ -178,6 +184,7 @@ def membership(
     accounts: int,
     begin: tuple[float, float, float],
     first: Floats,
+    exposure: Floats | None = None,
     rounds: int = 60,
 ) -> Membership:
     """How likely an honest account would hit a family as an account did.
@@ -194,18 +201,23 @@ def membership(
         accounts: All accounts, users or not.
         begin: Number of members, their mean calls and CV² as first found; the last two stay.
         first: How likely each user is a member, as first found, (users,).
+        exposure: Of what `begin` says of a member's calls, how much each could make, (users,).
         rounds: EM rounds.
     """
     members, mean, uneven = begin
     eighths = 2 ** ((8 * np.log2(calls)).round() / 8)
     calls = np.maximum(hits, np.where(calls > 64, eighths.astype(np.int64), calls))
     most = int(calls.max(initial=0)) + 1
-    pairs, back, many = np.unique(hits * most + calls, return_inverse=True, return_counts=True)
-    h, n = (pairs // most).astype(float), (pairs % most).astype(float)
+    exposure = np.ones(len(hits)) if exposure is None else exposure
+    could, of = np.unique(exposure, return_inverse=True)
+    cells = (of * (int(hits.max(initial=0)) + 1) + hits) * most + calls
+    _, at, back, many = np.unique(cells, return_index=True, return_inverse=True, return_counts=True)
+    h, n, means = hits[at].astype(float), calls[at].astype(float), mean * exposure[at]
     weight, others = many.astype(float), float(accounts - len(hits))
-    m, never = np.exp(_divided(h, mean, uneven)), np.exp(_divided(np.zeros(1), mean, uneven))[0]
+    usual = mean * float(first @ exposure) / max(float(first.sum()), 1e-9)
+    m, never = np.exp(_divided(h, means, uneven)), float(np.exp(_divided(0.0, usual, uneven)))
     counts = Counts.of(h).gammaln, Counts.of(n - h).gammaln, Counts.of(n).gammaln
-    belongs = np.bincount(back, first, len(pairs)) / weight
+    belongs = np.bincount(back, first, len(at)) / weight
     share, users, law = min(members / accounts, 0.5), 0.0, SHARES
     for _ in range(rounds):
         away = weight * (1 - belongs)
@@ -214,7 +226,11 @@ def membership(
         belongs = _posterior(share, m, users * np.exp(_used(counts, law)))
         unseen = float(_posterior(share, never, 1 - users))
         share = (float((weight * belongs).sum()) + others * unseen) / accounts
-    return Membership(share, belongs[back], _tail(h, n, (mean, uneven), users, law)[back])
+    p = np.ones(len(at))
+    for each, one in enumerate((mean * could).tolist()):
+        mine = of[at] == each
+        p[mine] = _tail(h[mine], n[mine], (one, uneven), users, law)
+    return Membership(share, belongs[back], p[back])
 
 
 def _posterior(share: float, member: Any, honest: Any) -> Any:
@@ -262,7 +278,7 @@ def _beta(share: Floats, weight: Floats) -> tuple[float, float]:
     return first * strength, (1 - first) * strength
 
 
-def _divided(h: Floats, mean: float, uneven: float) -> Floats:
+def _divided(h: Any, mean: Any, uneven: float) -> Floats:
     """Log-probability of h calls for a member: negative binomial with this CV² of the rate."""
     size = 1 / uneven
     return np.asarray(stats.nbinom.logpmf(h, size, size / (size + mean)))

@@ -25,10 +25,9 @@ def _steps(trait: str, sql: str) -> str:
 
 KNOWN = {
     # In days before the log's first hour.
-    "age": _steps(
-        "age",
-        "1 + greatest(0, (SELECT min(hour) FROM events) / 24e0 - 3 * k.signup)",
-    ),
+    "age": "CASE WHEN k.signup IS NOT NULL THEN "
+    + _steps("age", "1 + greatest(0, (SELECT min(hour) FROM events) / 24e0 - 3 * k.signup)")
+    + " END",
     "email_domain": "k.email_domain",
     "channel": "k.channel",
     "tier": "k.tier",
