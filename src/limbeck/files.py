@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from limbeck.errors import ServiceError
+from limbeck.errors import InputError, ServiceError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+OLD = ".limbeck-old"
+"""How the name of a folder ends that another is taking the place of."""
+RANDOM = 8
+"""Characters that `tempfile` puts into a name."""
 
 
 @contextmanager
@@ -39,21 +44,58 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling folder to fill; on success it takes the place of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    """Give a temporary sibling folder to fill; on success it takes the place of `path`.
+
+    A link is followed. A kill at any point leaves the old folder whole, or the new one: at `path`,
+    or aside, from where `put_back` and the next `whole_folder` fetch it. Raises InputError where
+    `path` is a file, or a mount, which nothing can take the place of.
+    """
+    place = path.resolve()
+    if place.is_mount() or (place.exists() and not place.is_dir()):
+        what = "a mount" if place.is_mount() else "a file"
+        raise InputError(f"{path} is {what}, and no folder can take its place; name another")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    put_back(place)
+    old, part = _aside(place), _part(place)
     try:
         with full_disk_named(path):
             yield part
             for file in part.rglob("*"):
                 _sync(file)
         part.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        part.replace(path)
-        _sync(path.parent)
+        if old.exists():  # a process was killed just before it would have removed it
+            _remove(old)
+        if place.exists():
+            place.replace(old)
+        part.replace(place)
+        _sync(place.parent)
+        if old.exists():
+            _remove(old)
     finally:
+        put_back(place)
         shutil.rmtree(part, ignore_errors=True)
+
+
+def put_back(path: Path) -> None:
+    """Fetch back the old folder where a process was killed just before the new one came."""
+    place = path.resolve()
+    if not place.exists() and (old := _aside(place)).exists():
+        old.replace(place)
+
+
+def _aside(place: Path) -> Path:
+    return place.with_name(f".{place.name}{OLD}")
+
+
+def _part(place: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent))
+
+
+def _remove(old: Path) -> None:
+    """Under another name, since what is aside may be put back, and is to be whole."""
+    part = _part(old)
+    old.replace(part)
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,9 +105,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sweep_parts(folder: Path) -> None:
-    """Remove what a killed process left half-written in `folder`, and below it."""
-    for part in folder.rglob(".*.part"):
-        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+    """Remove what a killed process left half-written in `folder`, and below it: all is ours."""
+    for old in list(folder.rglob(f".*{OLD}")):
+        place = old.with_name(old.name[1 : -len(OLD)])
+        _remove(old) if place.exists() else put_back(place)
+    _sweep(folder.rglob(".*.part"))
+
+
+def sweep_parts_of(*paths: Path) -> None:
+    """Remove what a killed process left half-written of these files and folders."""
+    for path in paths:
+        _sweep(path.parent.glob(f".{glob.escape(path.name)}.{'?' * RANDOM}.part"))
+
+
+def _sweep(parts: Iterable[Path]) -> None:
+    for part in list(parts):
+        shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ import pytest
 from test_store import answer
 
 from limbeck.collect.store import AnswerStore
-from limbeck.errors import ServiceError
+from limbeck.errors import InputError, ServiceError
 from limbeck.files import (
     disk_full,
     full_disk_named,
+    put_back,
     sha256_file,
     sweep_parts,
+    sweep_parts_of,
     whole_file,
     whole_folder,
     write_text,
@@ -37,6 +40,10 @@ def tree(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def inside(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -113,6 +120,106 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     sweep_parts(tmp_path)
     assert tree(tmp_path) == keep
     assert {path.name for path in tmp_path.iterdir()} == {"deep", "model", ".hidden", "x.part"}
+
+
+EXCHANGED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from limbeck.files import whole_folder
+folder, last, name = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+steps = 0
+def dying(do):
+    def wrapped(*words, **more):
+        global steps
+        if steps == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        steps += 1
+        return do(*words, **more)
+    return wrapped
+Path.replace, os.unlink, os.rmdir = dying(Path.replace), dying(os.unlink), dying(os.rmdir)
+with whole_folder(folder / name) as part:
+    for number in range(3):
+        (part / str(number)).write_text("new")
+"""
+
+
+def test_killed_at_any_step_of_the_exchange_the_old_or_the_new_folder_is_whole(
+    tmp_path: Path,
+) -> None:
+    old = {"ingest.json": b"old", "0": b"old", "below/1": b"old"}
+    new = {"0": b"new", "1": b"new", "2": b"new"}
+    seen: list[bool] = []
+    for last in range(20):
+        folder = tmp_path / str(last)
+        for name, content in old.items():
+            (folder / "state" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "state" / name).write_bytes(content)
+        command = [sys.executable, "-c", EXCHANGED, str(folder), str(last), "state"]
+        code = subprocess.run(command).returncode
+        put_back(folder / "state")
+        now = tree(folder / "state")
+        assert now in (old, new)
+        seen.append(now == new)
+        sweep_parts(folder)
+        assert tree(folder / "state") == now and inside(folder) == {"state"}
+        if code == 0:
+            break
+        assert code == -9
+    assert seen == sorted(seen) and seen[-1] and seen.count(False) == 2 and seen.count(True) > 3
+
+
+def test_the_next_folder_goes_on_after_a_kill(tmp_path: Path) -> None:
+    path, aside = tmp_path / "state", tmp_path / ".state.limbeck-old"
+    aside.mkdir()
+    (aside / "a").write_text("old")
+    with pytest.raises(BrokenError), whole_folder(path):
+        assert tree(path) == {"a": b"old"}
+        raise BrokenError
+    assert tree(tmp_path) == {"state/a": b"old"}
+    shutil.copytree(path, aside)
+    with whole_folder(path) as part:
+        (part / "b").write_text("new")
+    assert tree(tmp_path) == {"state/b": b"new"} and inside(tmp_path) == {"state"}
+
+
+def test_a_folder_named_by_a_link_or_a_dot_is_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a").write_text("old")
+    (tmp_path / "link").symlink_to("disk")
+    with whole_folder(tmp_path / "link") as part:
+        (part / "b").write_text("new")
+    assert (tmp_path / "link").is_symlink() and tree(tmp_path / "disk") == {"b": b"new"}
+    monkeypatch.chdir(tmp_path / "disk")
+    with whole_folder(Path()) as part:
+        (part / "c").write_text("newer")
+    assert tree(tmp_path / "disk") == {"c": b"newer"}
+    assert inside(tmp_path) == {"disk", "link"}
+
+
+def test_no_folder_takes_the_place_of_a_file_or_a_mount(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("mine")
+    for path, what in ((tmp_path / "a", "a is a file"), (Path("/"), "/ is a mount")):
+        with pytest.raises(InputError, match=what), whole_folder(path):
+            raise AssertionError
+    assert tree(tmp_path) == {"a": b"mine"}
+
+
+def test_parts_of_some_files_are_swept_and_no_others(tmp_path: Path) -> None:
+    others = [
+        ".b.12345678.part",
+        ".a.json.part",
+        ".a.json.late.part",
+        "below/.a.json.12345678.part",
+    ]
+    (tmp_path / "below").mkdir()
+    for name in (*others, ".a.json.1234_678.part"):
+        (tmp_path / name).touch()
+    (tmp_path / ".c.abcdefgh.part").mkdir()
+    sweep_parts_of(tmp_path / "a.json", tmp_path / "c")
+    assert tree(tmp_path).keys() == set(others)
+    assert not (tmp_path / ".c.abcdefgh.part").exists()
 
 
 def test_sha256_is_of_the_whole_file(tmp_path: Path) -> None:
