@@ -47,13 +47,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Give a temporary sibling folder to fill; on success it takes the place of `path`.
 
     A link is followed. A kill at any point leaves the old folder whole, or the new one: at `path`,
-    or aside, from where `put_back` and the next `whole_folder` fetch it. Raises InputError where
-    `path` is a file, or a mount, which nothing can take the place of.
+    or aside, from where `put_back` and the next `whole_folder` fetch it. Raises InputError as `place_of`.
     """
-    place = path.resolve()
-    if place.is_mount() or (place.exists() and not place.is_dir()):
-        what = "a mount" if place.is_mount() else "a file"
-        raise InputError(f"{path} is {what}, and no folder can take its place; name another")
+    place = place_of(path)
     place.parent.mkdir(parents=True, exist_ok=True)
     put_back(place)
     old, part = _aside(place), _part(place)
@@ -74,6 +70,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         put_back(place)
         shutil.rmtree(part, ignore_errors=True)
+
+
+def place_of(path: Path) -> Path:
+    """Where a whole folder would come, links followed; InputError for a file, and for a mount."""
+    place = path.resolve()
+    if place.is_mount() or (place.exists() and not place.is_dir()):
+        what = "a mount" if place.is_mount() else "a file"
+        raise InputError(f"{path} is {what}, and no folder can take its place; name another")
+    return place
 
 
 def put_back(path: Path) -> None:
