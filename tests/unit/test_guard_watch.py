@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,7 +143,7 @@ def test_killed_at_any_point_it_goes_on_and_reads_every_call_once(tmp_path: Path
     process.wait()
     (inbox / "two.jsonl").write_text(rows(2, 0, 200))
     process = start()
-    wait(lambda: (out / "work").exists(), process)  # within a look
+    wait(lambda: (out / ".limbeck-work").exists(), process)  # within a look
     process.kill()
     process.wait()
     process = start()
@@ -155,7 +157,7 @@ def test_killed_at_any_point_it_goes_on_and_reads_every_call_once(tmp_path: Path
     assert run([*words, "--settle", "0.05"]) == 0
     days = [(1, 300), (2, 200), (3, 100)]
     assert kept(out) == sorted(f"{day}-{n}" for day, count in days for n in range(count))
-    assert not (out / "taking").exists() and not list(out.glob(".*.part"))
+    assert not (out / ".limbeck-taking").exists() and not list(out.glob(".*.part"))
 
 
 def test_ctrl_c_whose_exception_is_lost_ends_the_watch_all_the_same(
@@ -217,3 +219,139 @@ def test_mistakes_are_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run(["guard", "watch", str(tmp_path), "--out", inside, "--once"]) == 2
     assert "is inside" in capsys.readouterr().err
     assert run(["guard", "watch", str(tmp_path), "--out", inside, "--every", "0"]) == 2
+    assert run(["guard", "watch", inside, "--out", str(tmp_path), "--once"]) == 2  # no folder
+    (tmp_path / "found").mkdir()
+    assert run(["guard", "watch", inside, "--out", str(tmp_path), "--once"]) == 2
+    assert "name another --out" in capsys.readouterr().err
+    for option in ("--every", "--settle"):
+        for seconds in ("nan", "inf", "1e300", "-1"):
+            words = ["guard", "watch", inside, "--out", str(tmp_path / "o"), option, seconds]
+            assert run([*words, "--once"]) == 2
+            assert "--every must be above 0" in capsys.readouterr().err
+
+
+def once(inbox: Path, out: Path, *more: str) -> int:
+    words = ["guard", "watch", str(inbox), "--out", str(out), "--once", "--settle", "0"]
+    return run([*words, "--threads", "1", *more])
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.replace("\n", " ")
+
+
+def noted(out: Path) -> Any:
+    return json.loads((out / "watch.json").read_text())
+
+
+def test_what_others_put_into_out_stays(tmp_path: Path) -> None:
+    inbox, out = tmp_path / "logs", tmp_path / "out"
+    inbox.mkdir()
+    (inbox / "a.jsonl").write_text(rows(1, 0, 30))
+    theirs = [f"{name}/notes" for name in ("work", "taking", "snapshot", "logs")]
+    theirs += ["logs/.late.jsonl.part", ".mine.part", ".watch.json.part"]
+    for name in theirs:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("mine")
+    ours = [".watch.json.abcdefgh.part", ".state.01234567.part/half"]
+    for name in ours:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).touch()
+    assert once(inbox, out) == 0
+    assert once(out / "state", out) == 0  # a state folder may lie there: it is only read
+    assert all((out / name).read_text() == "mine" for name in theirs)
+    assert not any((out / name).exists() for name in ours)
+
+
+def test_a_mistake_in_accounts_is_blamed_on_no_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inbox, out, accounts = tmp_path / "logs", tmp_path / "out", tmp_path / "accounts.csv"
+    inbox.mkdir()
+    for day in (1, 2):
+        (inbox / f"{day}.jsonl").write_text(rows(day, 0, 30))
+    assert once(inbox, out, "--accounts", str(accounts)) == 2
+    assert f"There is no log at {accounts}" in said(capsys)
+    accounts.write_text("name\na1\n")
+    assert once(inbox, out, "--accounts", str(accounts)) == 2
+    assert f"{accounts} lacks the column account" in said(capsys)
+    assert noted(out)["refused"] == {} == noted(out)["files"]
+    (out / "state").mkdir()
+    (out / "state" / "mine").touch()
+    assert once(inbox, out) == 2
+    assert "state holds something else" in said(capsys) and noted(out)["refused"] == {}
+    shutil.rmtree(out / "state")
+    (out / "state").touch()
+    assert once(inbox, out) == 2
+    assert "state is a file" in said(capsys) and noted(out)["refused"] == {}
+    (out / "state").unlink()
+    accounts.write_text("account\na1\n")
+    assert once(inbox, out, "--accounts", str(accounts)) == 0
+    assert len(kept(out)) == 60
+
+
+def test_a_file_that_may_not_be_read_is_named_and_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, out = tmp_path / "logs", tmp_path / "out"
+    inbox.mkdir()
+    (tmp_path / "1.jsonl").write_text(rows(1, 0, 30))
+    (inbox / "1.jsonl").symlink_to("../1.jsonl")
+    (inbox / "2.jsonl").write_text(rows(2, 0, 30))
+    link = os.link
+
+    def refusing(file: Path, path: Path) -> None:
+        if file.name == "2.jsonl":
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        link(file, path)
+
+    def denied(file: Path, path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", refusing)
+        patched.setattr(shutil, "copyfile", denied)
+        assert once(inbox, out) == 0
+    assert "2.jsonl is left, it cannot be read: Permission denied" in said(capsys)
+    assert len(kept(out)) == 30 and noted(out)["refused"] == {}
+    assert once(inbox, out) == 0
+    assert len(kept(out)) == 60
+
+
+def test_one_look_at_nothing_is_an_error_that_names_the_users_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inbox, out = tmp_path / "logs", tmp_path / "out"
+    inbox.mkdir()
+    assert once(inbox, out) == 2
+    assert "No look was made" in said(capsys)
+    for name in ("a.csv", "b.csv"):
+        (inbox / name).write_text("nothing,of,the,kind\n1,2,3,4\n")
+    for again in (False, True):
+        assert once(inbox, out) == 2
+        err = said(capsys)
+        assert f"2 files stand refused; see {out / 'watch.json'}" in err
+        assert "2 files there are refused until they change" in err and "taking" not in err
+        assert f"{inbox / 'a.csv'} lacks the column" in err or again
+    (inbox / "c.jsonl").write_text(rows(1, 0, 30))
+    assert once(inbox, out) == 0
+    assert "2 files stand refused" in said(capsys)
+
+
+def test_what_a_scan_read_is_not_read_again(tmp_path: Path) -> None:
+    inbox, out = tmp_path / "logs", tmp_path / "out"
+    (inbox / "sub").mkdir(parents=True)
+    (inbox / "1.jsonl").write_text(rows(1, 0, 30))
+    (inbox / "sub" / "2.jsonl").write_text(rows(2, 0, 30))
+    (tmp_path / "bad.csv").write_text("nothing\n1\n")
+    assert run(["guard", "scan", str(tmp_path / "bad.csv"), "--out", str(out)]) == 2
+    assert noted(out)["files"] == {}
+    assert run(["guard", "scan", str(inbox), "--out", str(out), "--threads", "1"]) == 0
+    (out / "state").rename(out / ".state.limbeck-old")  # as if killed while it was exchanged
+    assert once(inbox, out) == 0
+    assert len(kept(out)) == 60 and noted(out)["look"]["number"] == 1
+    warnings = json.loads((out / "campaigns.json").read_text())["warnings"]
+    assert not [line for line in warnings if "refused" in line]
+    with (inbox / "1.jsonl").open("a") as file:
+        file.write(rows(3, 0, 5))
+    assert once(inbox, out) == 0
+    assert noted(out)["files"]["1.jsonl"][2] == 2

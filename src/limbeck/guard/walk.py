@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import InputError
-from limbeck.files import write_text
+from limbeck.files import put_back, write_text
 from limbeck.guard import findings, logs, report, scan, stix
 from limbeck.guard import state as kept
 from limbeck.guard.engine import Engine, Kind
+from limbeck.guard.inbox import Ledger, seen_in
 from limbeck.guard.readers.source import Source
 from limbeck.guard.schema import ACCOUNTS
 from limbeck.guard.templates import TEMPLATES
 from limbeck.progress import say
 
+WORK = ".limbeck-work"
 STEPS = {
     "link": "who uses the same templates, more than chance would have it",
     "test": "which groups share out work as people do not",
@@ -25,14 +27,20 @@ STEPS = {
 
 
 def state_of(source: Source, out: Path, accounts: Source | None, threads: int) -> Path:
-    """The state folder to scan: `source` itself where it is one, else `out`/state, which grows."""
+    """The state folder to scan: `source` itself where it is one, else `out`/state, which grows.
+
+    What is read is noted, so that a watch over the same folder does not read it again.
+    """
     folder = Path(source.where)
+    put_back(folder)
     if (folder / "ingest.json").exists():
         if accounts is not None:
             raise InputError(f"{folder} is a state folder: give --accounts to guard ingest instead")
         return folder
     state = out / "state"
-    logs.ingest(source, state, accounts=accounts, threads=threads)
+    put_back(state)
+    with Ledger(out, state).taking(seen_in(source.where), state):
+        logs.ingest(source, state, accounts=accounts, threads=threads)
     return state
 
 
@@ -44,7 +52,7 @@ def walk(
     if not files:
         raise InputError(f"{state} holds no calls; first: limbeck guard ingest LOG --out {state}")
     told: dict[str, Any] = json.loads((state / "ingest.json").read_text(encoding="utf-8"))
-    work = out / "work"
+    work = out / WORK
     shutil.rmtree(work, ignore_errors=True)
     try:
         with Engine.open(work, kind=kind, memory=memory, threads=threads) as engine:

@@ -26,12 +26,12 @@ from types import FrameType
 from typing import Any
 
 from limbeck.errors import InputError
-from limbeck.files import full_disk_named, sweep_parts
+from limbeck.files import full_disk_named, put_back, sweep_parts_of
 from limbeck.guard import state as kept
 from limbeck.guard import walk
 from limbeck.guard.engine import Kind
 from limbeck.guard.findings import Price
-from limbeck.guard.inbox import Inbox, Ledger
+from limbeck.guard.inbox import NAME, Inbox, Ledger
 from limbeck.guard.readers.source import Source
 from limbeck.interrupt import on_interrupt
 from limbeck.progress import say
@@ -40,6 +40,10 @@ ALPHA = 0.05
 """The chance that a false finding is ever raised."""
 SAME = 0.5
 """Campaigns that have this share of the smaller one's members in common are one finding."""
+LONGEST = 366 * 86_400
+"""The most seconds between looks, or that a file is left alone."""
+SNAPSHOT = ".limbeck-snapshot"
+WRITTEN = (NAME, "accounts.parquet", "campaigns.json", "campaigns.stix.json", "report.html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +84,20 @@ def watch(
 
     Returns:
         The number of the last look, and the findings raised by this call.
+
+    Raises:
+        InputError: Folders, times or accounts that cannot be, or one look and nothing to look at.
     """
     folder = Path(source.where)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; watch one of logs, or a state folder")
-    own = (folder / "ingest.json").exists()
-    if own and accounts is not None:
-        raise InputError(f"{folder} is a state folder: give --accounts to guard ingest instead")
-    if not own and out.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{out} is inside {folder}: what is written there would be read as a log")
+    own = _own(folder, out, accounts, every, settle)
     out.mkdir(parents=True, exist_ok=True)
     raised: list[dict[str, Any]] = []
     with _alone(out), _asked_to_stop() as asked:
-        sweep_parts(out)
-        state = out / "snapshot" if own else out / "state"
-        ledger = Ledger(out / "watch.json", state)
+        state = out / SNAPSHOT if own else out / "state"
+        _tidy(out, own)
+        ledger = Ledger(out, state)
         inbox = Inbox(source, out, accounts, settle, how.threads)
+        before = 0
         while True:
             left = 0 if own else inbox.take(ledger)
             if once and left:
@@ -103,13 +105,55 @@ def watch(
                 left = inbox.take(ledger)
             if left:
                 say(f"{'watch':>9}  {left} files are still being written, and left")
+            if inbox.refused != before:
+                say(f"{'watch':>9}  {inbox.refused} files stand refused; see {ledger.path}")
+            before = inbox.refused
             if _unseen(ledger, folder if own else state) and (not own or _snapshot(folder, state)):
                 raised += _look(ledger, state, out, how)
+            if once and not ledger.look["number"]:
+                raise InputError(_nothing(inbox, left, ledger))
             if once:
                 return {"look": ledger.look["number"], "raised": raised}
             if asked.is_set():
                 raise KeyboardInterrupt
             time.sleep(every)
+
+
+def _own(folder: Path, out: Path, accounts: Source | None, every: float, settle: float) -> bool:
+    """Whether `folder` is a state folder; InputError for what cannot be watched."""
+    if not (0 < every <= LONGEST and 0 <= settle <= LONGEST):
+        raise InputError(
+            "--every must be above 0 and --settle not below it, in seconds, and neither over a year"
+        )
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; watch one of logs, or a state folder")
+    if (folder / "ingest.json").exists():
+        if accounts is not None:
+            raise InputError(f"{folder} is a state folder: give --accounts to guard ingest instead")
+        return True
+    into, read = out.resolve(), folder.resolve()
+    if into.is_relative_to(read):
+        raise InputError(f"{out} is inside {folder}: what is written there would be read as a log")
+    if read.is_relative_to(into):
+        raise InputError(
+            f"{folder} is inside {out}, which is for what is found; name another --out"
+        )
+    return False
+
+
+def _tidy(out: Path, own: bool) -> None:
+    """Remove what a killed watch left; never what others put into `out`."""
+    if not own:
+        put_back(out / "state")
+        sweep_parts_of(out / "state")
+    sweep_parts_of(*(out / name for name in WRITTEN))
+
+
+def _nothing(inbox: Inbox, left: int, ledger: Ledger) -> str:
+    why = f"{inbox.refused} files there are refused until they change, see {ledger.path}"
+    why = why if inbox.refused else "no log there can be read"
+    grows = f"; {left} are still being written" if left else ""
+    return f"No look was made, since {inbox.folder} gives nothing to look at: {why}{grows}"
 
 
 @contextmanager
@@ -221,7 +265,7 @@ def _append(path: Path, findings: list[dict[str, Any]]) -> None:
 
 def _snapshot(folder: Path, state: Path) -> bool:
     """Hold another's state folder as it is, by links; False while it is being replaced."""
-    part, before = state.with_name(f".{state.name}.part"), _print(folder)
+    part, before = state.with_name(f"{state.name}.part"), _print(folder)
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir()
