@@ -47,7 +47,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Give a temporary sibling folder to fill; on success it takes the place of `path`.
 
     A link is followed. A kill at any point leaves the old folder whole, or the new one: at `path`,
-    or aside, from where `put_back` and the next `whole_folder` fetch it. Raises InputError as `place_of`.
+    or aside, from where `put_back` and the next `whole_folder` fetch it. Raises InputError as
+    `place_of` does.
     """
     place = place_of(path)
     place.parent.mkdir(parents=True, exist_ok=True)
