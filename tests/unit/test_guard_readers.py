@@ -266,3 +266,21 @@ def test_pseudonyms_need_a_secret_and_a_column(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(InputError, match="row 2"):
         pseudonyms.pseudonymise(path, ["payment"], tmp_path / "o.parquet", KEY)
     assert not (tmp_path / "o.parquet").exists()
+
+
+def test_pseudonyms_overwrite_nothing_and_hash_texts_alone(tmp_path: Path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"payment": ["b"], "card": [{"number": 1}]}), path)
+    before = path.read_bytes()
+    (tmp_path / "inner").mkdir()
+    for columns, out, said in [
+        (["payment"], "a.parquet", "is what is read"),
+        (["payment"], "inner/../a.parquet", "is what is read"),
+        (["payment"], "o.csv", "will be Parquet"),
+        ([], "o.parquet", "Name the columns"),
+        (["card"], "o.parquet", "column card: a struct<number: int64> is no text"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            pseudonyms.pseudonymise(path, columns, tmp_path / out, KEY)
+    assert path.read_bytes() == before
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.parquet", "inner"]

@@ -132,7 +132,8 @@ def test_every_kind_is_there_and_a_withheld_one_is_not(made, tmp_path):
     assert set(truth["kind"].to_pylist()) == names | {"hostile"}
     assert set(truth["campaign"].to_pylist()) == {a.name for a in SMALL.attacks} | {None}
     withheld = ("judge", "single-bot")
-    plan = replace(SMALL, days=1, without=withheld, attacks=chosen("unique", 20, {}))
+    few = chosen("unique", 20, {})
+    plan = replace(SMALL, days=1, release=0, without=withheld, attacks=few)
     simulate(plan, tmp_path / "less")
     less = pq.read_table(tmp_path / "less" / "truth.parquet")
     assert set(less["kind"].to_pylist()) == names - set(withheld) | {"hostile"}
@@ -161,6 +162,7 @@ def test_without_prompts_everything_else_is_the_same(made, tmp_path):
         (["--without", "nobody"], "no honest kind 'nobody'; there are: apps"),
         (["--start", "2 March"], "--start 2 March is no date"),
         (["--release", "-1"], "release must be"),
+        (["--days", "1", "--release", "1"], "release must be"),
         (["--without", ",".join(kind.NAME for kind in kinds())], "keep at least one"),
         (["--accounts", "5", "--attacks", "framing"], "needs 1 honest accounts"),
     ],

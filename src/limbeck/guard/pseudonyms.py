@@ -47,12 +47,19 @@ def pseudonymise(path: Path, columns: list[str], out: Path, key: bytes) -> dict[
         How many values of each column were hashed.
 
     Raises:
-        InputError: A column is not there, or a row cannot be read: then nothing is written.
+        InputError: No column is named, one is not there or is no text, a row cannot be read, or
+            `out` is `path` or no .parquet: then nothing is written.
     """
     kind = ending(path)
     reader = {"parquet": parquet, "csv": csv, "jsonl": jsonl}.get(kind)
     if reader is None or not path.is_file():
         raise InputError(f"{path} is no Parquet, CSV or JSON Lines file")
+    if out.suffix != ".parquet":
+        raise InputError(f"{out} will be Parquet: name it with .parquet at its end")
+    if out.resolve() == path.resolve():
+        raise InputError(f"{out} is what is read: name another file to write")
+    if not columns:
+        raise InputError("Name the columns to hash, as --columns payment,email_domain")
     names = list(reader.names(path))
     if missing := [name for name in columns if name not in names]:
         raise InputError(f"{path} has no column {', '.join(missing)}; it has {', '.join(names)}")
@@ -67,7 +74,7 @@ def pseudonymise(path: Path, columns: list[str], out: Path, key: bytes) -> dict[
                 for name in names:
                     column = table[name].combine_chunks()
                     if name in columns or kind != "parquet":
-                        column = text_column(column)
+                        column = _text(column, f"{path}, column {name}")
                     if name in columns:
                         counts[name] += len(column) - column.null_count
                         column = hashed(column, name, key)
@@ -80,6 +87,13 @@ def pseudonymise(path: Path, columns: list[str], out: Path, key: bytes) -> dict[
             if writer is not None:
                 writer.close()
     return counts
+
+
+def _text(column: Array, where: str) -> Array:
+    try:
+        return text_column(column)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise InputError(f"{where}: a {column.type} is no text, and cannot be hashed") from None
 
 
 def hashed(column: Array, name: str, key: bytes) -> Array:

@@ -46,8 +46,8 @@ class Plan:
             raise InputError(f"days must lie between 1 and {MOST_DAYS}")
         if self.seed < 0:
             raise InputError("seed must not be negative")
-        if self.release is not None and self.release < 0:
-            raise InputError("release must be a day counted from 0")
+        if self.release is not None and not 0 <= self.release < self.days:
+            raise InputError(f"release must be a day counted from 0, below days ({self.days})")
         if self.rows_per_file < 1:
             raise InputError("rows per file must be 1 or more")
         names = [attack.name for attack in self.attacks]
