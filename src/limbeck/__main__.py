@@ -6,25 +6,34 @@ import errno
 import json
 import os
 import sys
+import traceback
 
 from limbeck import ranks
 from limbeck.errors import GateError, LimbeckError
 
 INTERRUPTED = 130
+BUG = 70
+"""EX_SOFTWARE: what nobody expected must not end as 1 does, which is a command's answer."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; the exit codes are 0, 1, 2, 3 and 130 as `limbeck --help` tells."""
+    """Run the command line; the exit codes are 0, 1, 2, 3, 70 and 130 as `limbeck --help` tells."""
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")  # our bars tell the same
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself bit for bit
-    sys.exit(run(arguments))
+    try:
+        code = run(arguments)
+    except Exception as error:
+        traceback.print_exc()
+        text = f"This is a bug in Limbeck: {type(error).__name__}: {_line(error)}"
+        code = _said(text, BUG, "--json" in arguments)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code; what is a bug is raised."""
     as_json = "--json" in arguments
     try:
         from cyclopts import CycloptsError
@@ -41,7 +50,8 @@ def run(arguments: list[str]) -> int:
                         result_action="return_none",
                     )
         except CycloptsError as error:
-            return _said(f"{_line(error)} See: limbeck --help", 2, as_json)
+            command = " ".join(("limbeck", *(error.command_chain or ())))
+            return _said(f"{_line(error)} See: {command} --help", 2, as_json)
         sys.stdout.flush()
     except LimbeckError as error:
         text = str(error) if isinstance(error, GateError) else _line(error)

@@ -20,7 +20,7 @@ Start with: limbeck init recipe.toml, then limbeck distill recipe.toml
 Every command goes on where an earlier one stopped.
 
 Exit codes: 0 done, 1 the verdict or permission says no, 2 the input is wrong,
-3 a model, disk or service failed, 130 interrupted.
+3 a model, disk or service failed, 70 a bug in Limbeck, 130 interrupted.
 """,
     help_format="plaintext",
     suppress_keyboard_interrupt=False,

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from guard_found import Found
-from limbeck.__main__ import run
+from limbeck.__main__ import BUG, main, run
 from limbeck.errors import InputError
 from limbeck.guard import enforce
 
@@ -47,9 +47,24 @@ def test_the_last_signed_row_counts_and_nothing_is_rewritten(path: Path) -> None
         ("throttle", "A. Person"), ("suspend", "A. Person"), ("lifted", "B. Person")
     ]  # fmt: skip
     with sqlite3.connect(path) as store:
-        for sql in ("DELETE FROM decisions", "UPDATE decisions SET step = 'observe'"):
+        again = "VALUES (1, 'a', 'observe', 'C1', 'B', '', 0, NULL)"
+        for sql in (
+            "DELETE FROM decisions",
+            "UPDATE decisions SET step = 'observe'",
+            f"INSERT OR REPLACE INTO decisions {again}",
+        ):
             with pytest.raises(sqlite3.DatabaseError, match="only added"):
                 store.execute(sql)
+
+
+def test_an_older_table_gets_its_guard_when_it_is_next_written(path: Path) -> None:
+    with sqlite3.connect(path) as store:
+        store.execute("DROP TRIGGER no_replacement")
+    before = path.read_bytes()
+    assert len(enforce.history(path, "a")) == 1 and path.read_bytes() == before
+    enforce.decide(path, ["a"], step="mark", campaign="C1", by="A. Person")
+    with sqlite3.connect(path) as store, pytest.raises(sqlite3.DatabaseError, match="only added"):
+        store.execute("REPLACE INTO decisions SELECT * FROM decisions WHERE number = 1")
 
 
 def test_a_granted_appeal_is_not_undone_in_passing(path: Path) -> None:
@@ -120,6 +135,81 @@ def test_commands(scanned: Found, tmp_path: Path, capsys: pytest.CaptureFixture[
     rows = json.loads(capsys.readouterr().out)["decisions"]
     assert [row["step"] for row in rows] == ["suspend", "lifted"]
     assert rows[1]["why"] == "a class of students"
+    assert run(["guard", "explain", str(out), member]) == 0
+    shown = capsys.readouterr()
+    assert not shown.err
+    (first, second) = [line for line in shown.out.splitlines() if line.startswith("Decided")]
+    day = time.strftime(" on %Y-%m-%d ", time.gmtime(rows[0]["at"]))
+    assert day in first and first.endswith(", until 2199-01-01 00:00 UTC: read the page")
+    assert "until" not in second and second.endswith(": a class of students")
+    assert "a tool or rubric that many use: members divide it with a CV²" in shown.out
+    assert "Still named without\n  Templates: " in shown.out
+    assert run(["guard", "appeal", str(out), "nobody", "--by", "B", "--why", "w"]) == 2
+    assert "saw no account nobody" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["accounts.parquet", "campaigns.json"])
+def test_a_scan_that_was_cut_is_said_to_be(
+    scanned: Found, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for one in ("accounts.parquet", "campaigns.json"):
+        whole = (scanned.out / one).read_bytes()
+        (tmp_path / one).write_bytes(whole[: len(whole) // 2] if one == name else whole)
+    member = scanned.told["campaigns"][0]["members"][0]
+    assert run(["guard", "explain", str(tmp_path), member]) == 2
+    assert "cannot be read; scan again" in capsys.readouterr().err
+    if name == "campaigns.json":
+        decide = ["guard", "decide", str(tmp_path), "--campaign", "C1", "--step", "mark"]
+        assert run([*decide, "--by", "A. Person"]) == 2
+
+
+def test_a_bug_does_not_end_as_a_campaign_found_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise IndexError("out of range")
+
+    monkeypatch.setattr("limbeck.guard.walk.state_of", broken)
+    with pytest.raises(SystemExit) as ended:
+        main(["guard", "scan", "calls", "--out", str(tmp_path), "--json"])
+    shown = capsys.readouterr()
+    assert ended.value.code == BUG == json.loads(shown.out)["exit_code"]
+    assert "Traceback" in shown.err and "IndexError: out of range" in shown.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["ingest", "x", "--out", "OUT", "--threads", "0"],
+        ["scan", "x", "--out", "OUT", "--threads", "-1"],
+        ["watch", "x", "--out", "OUT", "--threads", "0"],
+        ["scan", "x", "--out", "OUT", "--price-in", "nan"],
+        ["scan", "x", "--out", "OUT", "--price-out", "-1"],
+        ["scan", "x", "--out", "OUT", "--price-out", "inf"],
+        ["scan", "x", "--out", "OUT", "--memory", "banana"],
+        ["scan", "x", "--out", "FILE"],
+        ["watch", "x", "--out", "FILE"],
+    ],
+)
+def test_a_wrong_option_is_named_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    where = {"OUT": str(tmp_path / "out"), "FILE": str(tmp_path / "file")}
+    (tmp_path / "file").write_text("")
+    assert run(["guard", *(where.get(word, word) for word in words)]) == 2
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert f"for {words[4] if len(words) > 4 else '--out'}." in said
+    assert f"See: limbeck guard {words[0]} --help" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_that_fails_leaves_no_empty_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(["guard", "scan", str(tmp_path / "none"), "--out", str(out)]) == 2
+    assert not out.exists()
+    out.mkdir()
+    assert run(["guard", "scan", str(tmp_path / "none"), "--out", str(out)]) == 2
+    assert out.exists()
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
+
+from limbeck.guard.options import (
+    AccountFrom,
+    AccountsTable,
+    AsJson,
+    EngineKind,
+    LogFormat,
+    Memory,
+    PriceIn,
+    PriceOut,
+    Threads,
+    no_file,
+)
 
 app = App(
     name="guard",
@@ -14,34 +29,18 @@ app = App(
     help_format="plaintext",
 )
 
-LogFormat = Annotated[
-    Literal["auto", "parquet", "csv", "jsonl", "otel", "litellm"],
-    Parameter(name="--format", help="What the log is; by default, as it looks."),
-]
-AccountFrom = Annotated[
-    str | None,
-    Parameter(help="LiteLLM column or OpenTelemetry attribute that names the account."),
-]
-AccountsTable = Annotated[str | None, Parameter(help="A table of accounts.")]
-PriceIn = Annotated[float, Parameter(help="What a million tokens read sell for.")]
-PriceOut = Annotated[float, Parameter(help="What a million tokens written sell for.")]
-EngineKind = Annotated[Literal["duckdb", "spark"], Parameter(help="Where the SQL runs.")]
-Memory = Annotated[str, Parameter(help="What the engine may take, as 4GB.")]
-Threads = Annotated[int, Parameter(help="Threads at work.")]
-AsJson = Annotated[
-    bool, Parameter(name="--json", negative="", help="Print one JSON document on standard output.")
-]
-
 
 @app.command
 def ingest(
     calls: Annotated[str, Parameter(help="File, folder, pattern, or postgres://…?table=calls.")],
     *,
-    out: Annotated[Path, Parameter(help="The state folder; it is made, or grows.")],
+    out: Annotated[
+        Path, Parameter(help="The state folder; it is made, or grows.", validator=no_file)
+    ],
     accounts: AccountsTable = None,
     format_: LogFormat = "auto",
     account_from: AccountFrom = None,
-    threads: Annotated[int, Parameter(help="Blocks worked on at a time.")] = 2,
+    threads: Threads = 2,
     json_: AsJson = False,
 ) -> None:
     """Read a log into a state folder: prompts become integers, bad rows are set aside.
@@ -53,14 +52,17 @@ def ingest(
 
     about = Source(accounts) if accounts else None
     told = read(Source(calls, format_, account_from), out, accounts=about, threads=threads)
-    _tell(json_, told, f"{told['calls']:,} calls of {len(told['days'])} days are in {out}")
+    calls_, days = _count(told["calls"], "call"), _count(len(told["days"]), "day")
+    _tell(json_, told, f"{calls_} of {days} in {out}")
 
 
 @app.command
 def scan(
     calls: Annotated[str, Parameter(help="A log as for ingest, or a state folder.")],
     *,
-    out: Annotated[Path, Parameter(help="Where to write; a log's state grows in OUT/state.")],
+    out: Annotated[
+        Path, Parameter(help="Where to write; a log's state grows in OUT/state.", validator=no_file)
+    ],
     accounts: AccountsTable = None,
     format_: LogFormat = "auto",
     account_from: AccountFrom = None,
@@ -73,8 +75,8 @@ def scan(
 ) -> None:
     """Find campaigns: writes OUT/accounts.parquet, campaigns.json, report.html and STIX 2.1.
 
-    Exit codes: 0 no campaign was found, 1 at least one was, 2 the input is wrong. Scanning again
-    with a later log adds it to what OUT/state holds.
+    Exit codes: 0 no campaign was found, 1 at least one was, 2 the input is wrong, others as of
+    limbeck. Scanning again with a later log adds it to what OUT/state holds.
 
     Example: limbeck guard scan logs/ --accounts accounts.csv --out found
     """
@@ -83,17 +85,18 @@ def scan(
     from limbeck.guard.readers.source import Source
 
     about = Source(accounts) if accounts else None
-    state = walk.state_of(Source(calls, format_, account_from), out, about, threads)
-    price = Price(price_in, price_out)
-    told = walk.walk(state, out, price, kind=engine, memory=memory, threads=threads)
+    with _none_left_empty(out):
+        state = walk.state_of(Source(calls, format_, account_from), out, about, threads)
+        price = Price(price_in, price_out)
+        told = walk.walk(state, out, price, kind=engine, memory=memory, threads=threads)
     lines = [
         f"{one['id']}: {one['accounts']:,} accounts took {one['calls']:,} answers, "
-        f"{one['tokens_out']:,} tokens"
+        f"{one['tokens_out']:,} tokens written"
         for one in told["campaigns"]
     ]
-    count, seen = len(lines), f"{told['calls']:,} calls of {told['accounts']:,} accounts"
-    found = f"{count} campaigns" if count != 1 else "1 campaign"
-    lines += [f"{found if count else 'No campaign'} in {seen}; see {out / 'report.html'}"]
+    found = _count(len(lines), "campaign") if lines else "No campaign"
+    seen = f"{_count(told['calls'], 'call')} of {_count(told['accounts'], 'account')}"
+    lines += [f"{found} in {seen}; see {out / 'report.html'}"]
     _tell(json_, told, "\n".join(lines))
     if told["campaigns"]:
         raise SystemExit(1)
@@ -103,7 +106,10 @@ def scan(
 def watch(
     folder: Annotated[Path, Parameter(help="A folder into which logs are put, or a state folder.")],
     *,
-    out: Annotated[Path, Parameter(help="Where to write, as scan does, and findings.jsonl.")],
+    out: Annotated[
+        Path,
+        Parameter(help="Where to write, as scan does, and findings.jsonl.", validator=no_file),
+    ],
     accounts: AccountsTable = None,
     format_: LogFormat = "auto",
     account_from: AccountFrom = None,
@@ -162,14 +168,16 @@ def explain(
 
     Example: limbeck guard explain found acct_1234
     """
-    from limbeck.guard import enforce, findings
+    from limbeck.guard import enforce, findings, report
 
-    told = findings.explain(out, account)
+    with _legible(out):
+        told = findings.explain(out, account)
     told["decisions"] = enforce.history(out / enforce.FILE, account)
     lines = findings.lines(told)
-    for one in told["decisions"]:
-        lines.append(f"Decided ({one['campaign']}): {one['step']}, signed by {one['signed_by']}")
-    _tell(json_, told, "\n".join(lines))
+    if told["why"] is not None:
+        lines += report.lines(told["why"])
+    lines += [enforce.said(one) for one in told["decisions"]]
+    print(json.dumps(told, ensure_ascii=False) if json_ else "\n".join(lines))  # noqa: T201
 
 
 @app.command
@@ -179,7 +187,11 @@ def decide(
     campaign: Annotated[str, Parameter(help="Which, as C1.")],
     step: Annotated[
         Literal["observe", "throttle", "hide-reasoning", "mark", "verify", "suspend"],
-        Parameter(help="How far to go."),
+        Parameter(
+            help="How far to go. At a gateway, observe, hide-reasoning and mark let a call pass "
+            "and hand the step to the app as scope['limbeck.step'], which hides or marks; throttle "
+            "answers 429 beyond the campaign's calls a minute; verify and suspend answer 403."
+        ),
     ],
     by: Annotated[str, Parameter(help="The person who signs.")],
     why: Annotated[str, Parameter(help="The reason, for the record.")] = "",
@@ -195,13 +207,15 @@ def decide(
     """
     from limbeck.guard import enforce, findings
 
-    accounts, path = findings.members(out, campaign), out / enforce.FILE
-    end = _end_of(until)
+    with _legible(out):
+        accounts = findings.members(out, campaign)
+    path, end = out / enforce.FILE, _end_of(until)
     put, left = enforce.decide(
         path, accounts, step=step, campaign=campaign, by=by, why=why, until=end, again=lifted
     )
     told = {"decisions": str(path), "step": step, "accounts": put, "left_out": left}
-    said = f"{put:,} accounts of {campaign} are on {step}, signed by {by.strip()}, in {path}"
+    who = f"{_count(put, 'account')} of {campaign}"
+    said = f"{who} now on {step}, signed by {by.strip()}, in {path}"
     _tell(json_, told, said + (f"; {left:,} left out after an appeal" if left else ""))
 
 
@@ -218,9 +232,13 @@ def appeal(
 
     Example: limbeck guard appeal found acct_1234 --by "A. Person" --why "a class of students"
     """
-    from limbeck.guard import enforce
+    from limbeck.guard import enforce, findings
 
-    stood = enforce.lift(out / enforce.FILE, account, by=by, why=why)
+    path = out / enforce.FILE
+    if path.exists() and not enforce.history(path, account):
+        with _legible(out):
+            findings.explain(out, account)  # says so where the scan saw no such account
+    stood = enforce.lift(path, account, by=by, why=why)
     told = {"account": account, "lifted": stood.step, "campaign": stood.campaign}
     _tell(json_, told, f"{account} is no longer on {stood.step} ({stood.campaign})")
 
@@ -246,10 +264,13 @@ def pseudonymise(
     file: Annotated[Path, Parameter(help="Parquet, CSV or JSON Lines.")],
     *,
     columns: Annotated[str, Parameter(help="Which to hash, as payment,email_domain.")],
-    out: Annotated[Path, Parameter(help="The Parquet file to write.")],
+    out: Annotated[Path, Parameter(help="The Parquet file to write, another than FILE.")],
     json_: AsJson = False,
 ) -> None:
     """Hash names with the secret in LIMBECK_SALT, so that equal ones stay equal and unreadable.
+
+    Equal names get equal hashes only in columns of one name: call a column that is in two files,
+    such as account, the same in both, and use one secret.
 
     Example: limbeck guard pseudonymise accounts.csv --columns payment --out accounts.parquet
     """
@@ -326,6 +347,34 @@ def simulate(
         f"{summary.honest_calls:,} calls, {summary.hostile_accounts:,} hostile ones with "
         f"{summary.hostile_calls:,} hostile calls and {summary.cover_calls:,} as cover"
     )
+
+
+@contextmanager
+def _none_left_empty(out: Path) -> Generator[None]:
+    """What fails before it wrote anything leaves no new folder behind."""
+    before = out.exists()
+    try:
+        yield
+    finally:
+        if not before:
+            with suppress(OSError):  # it holds something
+                out.rmdir()
+
+
+@contextmanager
+def _legible(out: Path) -> Generator[None]:
+    """What a scan wrote may since have been cut or changed: JSON and Arrow then raise these."""
+    from limbeck.errors import InputError, first_line
+
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        why = first_line(error)
+        raise InputError(f"The scan in {out} cannot be read; scan again ({why})") from None
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _tell(as_json: bool, document: dict[str, Any], line: str) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -40,6 +41,9 @@ CREATE INDEX IF NOT EXISTS of_account ON decisions (account, number);
 CREATE TRIGGER IF NOT EXISTS no_change BEFORE UPDATE ON decisions
     BEGIN SELECT raise(ABORT, 'decisions are only added'); END;
 CREATE TRIGGER IF NOT EXISTS no_removal BEFORE DELETE ON decisions
+    BEGIN SELECT raise(ABORT, 'decisions are only added'); END;
+CREATE TRIGGER IF NOT EXISTS no_replacement BEFORE INSERT ON decisions
+    WHEN EXISTS (SELECT 1 FROM decisions WHERE number = NEW.number)
     BEGIN SELECT raise(ABORT, 'decisions are only added'); END;
 """
 STANDING = """SELECT account, step, campaign, until FROM decisions
@@ -125,11 +129,26 @@ def history(path: Path, account: str) -> list[dict[str, Any]]:
     """Everything that was decided about an account, in order."""
     if not path.exists():
         return []
-    with closing(_opened(path)) as store:
-        store.row_factory = sqlite3.Row
-        sql = """SELECT step, campaign, signed_by, why, at, until FROM decisions
-            WHERE account = ? ORDER BY number"""
-        return [dict(row) for row in store.execute(sql, (account,))]
+    sql = """SELECT step, campaign, signed_by, why, at, until FROM decisions
+        WHERE account = ? ORDER BY number"""
+    try:
+        with closing(_to_read(path, 30)) as store:
+            store.row_factory = sqlite3.Row
+            return [dict(row) for row in store.execute(sql, (account,))]
+    except sqlite3.DatabaseError as error:
+        raise _no_table(path, error) from None
+
+
+def said(row: Mapping[str, Any]) -> str:
+    """A row of `history`, for a person."""
+    line = f"Decided ({row['campaign']}): {row['step']}, signed by {row['signed_by']}"
+    line += f" on {_moment(row['at'])}"
+    line += f", until {_moment(row['until'])}" if row["until"] is not None else ""
+    return f"{line}: {row['why']}" if row["why"] else line
+
+
+def _moment(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _signed(by: str) -> str:
@@ -143,8 +162,16 @@ def _opened(path: Path) -> sqlite3.Connection:
         store = sqlite3.connect(path, timeout=30)
         store.executescript(SCHEMA)
     except sqlite3.DatabaseError as error:
-        raise InputError(f"{path} is no table of decisions: {error}") from None
+        raise _no_table(path, error) from None
     return store
+
+
+def _to_read(path: Path, timeout: float) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=timeout)
+
+
+def _no_table(path: Path, error: sqlite3.DatabaseError) -> InputError:
+    return InputError(f"{path} is no table of decisions: {error}")
 
 
 class Decisions:
@@ -167,7 +194,7 @@ class Decisions:
         try:
             self._known = self._read()
         except sqlite3.DatabaseError as error:
-            raise InputError(f"{self._path} is no table of decisions: {error}") from None
+            raise _no_table(self._path, error) from None
 
     def step(self, account: str) -> str | None:
         """The step that an account is on now, or None."""
@@ -200,8 +227,7 @@ class Decisions:
             self._stamp = (0, 0, 0)
 
     def _read(self) -> dict[str, Standing]:
-        address = f"{self._path.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(address, uri=True, timeout=5)) as store:
+        with closing(_to_read(self._path, 5)) as store:
             rows = store.execute(STANDING).fetchall()
         return {row[0]: Standing(*row[1:]) for row in rows if row[1] != LIFTED}
 

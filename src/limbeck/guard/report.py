@@ -224,7 +224,6 @@ def _evidence(one: Mapping[str, Any]) -> list[Element]:
             for name, value in seen["marks"].items()
             if value
         ]
-        left = without[layer]
         rows.append(
             [
                 el("span", LAYERS.get(str(layer), str(layer)), el("small", seen["shares"])),
@@ -233,7 +232,7 @@ def _evidence(one: Mapping[str, Any]) -> list[Element]:
                 f"{seen['p_value']:.1g}",
                 f"{seen['cv2_of_members']:.2g}",
                 "; ".join(marks),
-                f"yes, {left['share']:.0%} of members" if left["links"] else "no",
+                _left(without[layer]),
             ]
         )
     heads = (
@@ -264,17 +263,10 @@ def _standing(one: Mapping[str, Any]) -> list[Element]:
 
 
 def _honest(one: Mapping[str, Any]) -> list[Element]:
-    lines: list[list[Element | str]] = []
-    for name, weighed in one["honest_explanations"].items():
-        if "share" in weighed:
-            said = "the log does not tell"
-            if weighed["share"] is not None:
-                said = f"the largest is shared by {weighed['share']:.0%} of members"
-        else:
-            usual = ", ".join(f"{k} {v:g}" for k, v in weighed["cv2_of_honest_use"].items())
-            said = f"members divide it with a CV² of {weighed['cv2_of_members']:g} at most; "
-            said += f"other groups of this log use theirs with {usual}"
-        lines.append([name[0].upper() + name[1:], said])
+    lines: list[list[Element | str]] = [
+        [name[0].upper() + name[1:], _weighed(weighed)]
+        for name, weighed in one["honest_explanations"].items()
+    ]
     expected = one["confidence"]["account_false_positives_expected"]
     text = f"Honest accounts among the members, by their p-values: {expected:g} expected."
     return [
@@ -282,6 +274,31 @@ def _honest(one: Mapping[str, Any]) -> list[Element]:
         _table(("Explanation", "What speaks for or against it"), lines, left=(1,)),
         el("p", text, class_="caption"),
     ]
+
+
+def _weighed(found: Mapping[str, Any]) -> str:
+    if "share" not in found:
+        usual = ", ".join(f"{k} {v:g}" for k, v in found["cv2_of_honest_use"].items())
+        return (
+            f"members divide it with a CV² of {found['cv2_of_members']:g} at most; "
+            f"other groups of this log use theirs with {usual}"
+        )
+    if found["share"] is None:
+        return "the log does not tell"
+    return f"the largest is shared by {found['share']:.0%} of members"
+
+
+def _left(found: Mapping[str, Any]) -> str:
+    return f"yes, {found['share']:.0%} of members" if found["links"] else "no"
+
+
+def lines(one: Mapping[str, Any]) -> list[str]:
+    """What the page says of a campaign beyond `findings.lines`, for a terminal."""
+    weighed = one["honest_explanations"].items()
+    said = [f"  {name}: {_weighed(one)}" for name, one in weighed if one.get("share") is None]
+    without = one["linked_without"].items()
+    left = [f"  {LAYERS.get(layer, layer)}: {_left(one)}" for layer, one in without]
+    return [*said, "Still named without", *left]
 
 
 def _members(one: Mapping[str, Any]) -> Element:
