@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -20,7 +21,7 @@ from guard_found import EVIL, Found
 from guard_world import Campaign as Hostile
 from guard_world import world, write
 from limbeck.__main__ import run
-from limbeck.guard import drawing, findings, profile, scan
+from limbeck.guard import drawing, findings, profile, report, scan
 from limbeck.guard.facts import Campaign, Shared
 from limbeck.guard.members import Members
 from limbeck.guard.page import el, written
@@ -86,9 +87,18 @@ def test_the_page_tells_what_campaigns_json_does(page: Page, scanned: Found) -> 
     assert "calibrated figure" in page.text and "A person signs" in page.text
     for layer in one["evidence"].values():
         assert layer["shares"] in page.text
+        log = layer["marks"]["bursts"]
+        assert f"of an even spread: {math.exp(log):.2g}" in page.text
     (joined,) = (row for row in one["standing"] if row["what"].startswith("signed up through"))
     assert joined["share_of_members"] == 1
     assert joined["share_of_all"] == pytest.approx(150 / scanned.told["accounts"], rel=0.1)
+
+
+def test_a_value_is_told_with_its_prices(scanned: Found) -> None:
+    told = scanned.told | {"prices": {"tokens_in": 3, "tokens_out": 15.5}}
+    head = "".join(report._header(told).itertext())  # pyright: ignore[reportPrivateUsage]
+    assert f"{told['campaigns'][0]['value']:,.2f}, at 3.00 per million tokens read" in head
+    assert "and 15.50 written." in head
 
 
 def test_what_cannot_be_seen_is_carried_into_both(page: Page, scanned: Found) -> None:

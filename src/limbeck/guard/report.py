@@ -6,6 +6,7 @@ but the standard library. Every text from the log goes through `page.el`, which 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -30,7 +31,7 @@ MARKS = {
     "client": "chance that two calls have one set-up",
     "payment": "chance that two members pay alike",
     "signup": "chance that two members signed up within three days",
-    "bursts": "calls within one hour, of what chance would bring",
+    "bursts": "calls that share an hour, at most times those of an even spread",
 }
 
 
@@ -63,9 +64,7 @@ def _header(document: Mapping[str, Any]) -> Element:
             el("b", _count(len(told), "campaign"), class_="hostile"),
             f": {document['flagged']:,} accounts took {calls:,} answers.",
         )
-        lede = (
-            f"Found in {log}. What was taken is worth {value:,.2f} at the prices given to the scan."
-        )
+        lede = f"Found in {log}. What was taken is worth {value:,.2f}{_prices(document)}."
     else:
         head = el("h1", "No campaign was found.")
         lede = f"Searched: {log}. Accounts that hide among more cover than a scan sees through, or "
@@ -76,6 +75,15 @@ def _header(document: Mapping[str, Any]) -> Element:
         head,
         el("p", lede, class_="lede"),
         _signs(document),
+    )
+
+
+def _prices(document: Mapping[str, Any]) -> str:
+    told = document.get("prices")
+    if told is None:
+        return " at the prices given to the scan"
+    return (
+        f", at {told['tokens_in']:.2f} per million tokens read and {told['tokens_out']:.2f} written"
     )
 
 
@@ -219,11 +227,7 @@ def _evidence(one: Mapping[str, Any]) -> list[Element]:
     without = one["linked_without"]
     rows: list[list[Element | str]] = []
     for layer, seen in one["evidence"].items():
-        marks = [
-            f"{MARKS.get(name, name)}: {value:.2g}"
-            for name, value in seen["marks"].items()
-            if value
-        ]
+        marks = [_mark(name, value) for name, value in seen["marks"].items() if value]
         rows.append(
             [
                 el("span", LAYERS.get(str(layer), str(layer)), el("small", seen["shares"])),
@@ -239,6 +243,11 @@ def _evidence(one: Mapping[str, Any]) -> list[Element]:
         "Layer", "Members", "Firm", "p-value", "CV² of members", "Marks", "Still named without it"
     )  # fmt: skip
     return [el("h3", "Evidence, layer by layer"), _table(heads, rows, left=(5, 6))]
+
+
+def _mark(name: str, value: float) -> str:
+    shown = math.exp(value) if name == "bursts" else value  # which is a logarithm
+    return f"{MARKS.get(name, name)}: {shown:.2g}"
 
 
 def _standing(one: Mapping[str, Any]) -> list[Element]:
@@ -268,7 +277,7 @@ def _honest(one: Mapping[str, Any]) -> list[Element]:
         for name, weighed in one["honest_explanations"].items()
     ]
     expected = one["confidence"]["account_false_positives_expected"]
-    text = f"Honest accounts among the members, by their p-values: {expected:g} expected."
+    text = f"Honest accounts among the members: {expected:g} expected."
     return [
         el("h3", "Honest explanations that were weighed"),
         _table(("Explanation", "What speaks for or against it"), lines, left=(1,)),
@@ -327,13 +336,21 @@ def _aside(told: list[Mapping[str, Any]]) -> Element:
 def _glossary() -> Element:
     words = {
         "Answers taken": COUNTED,
+        "Share of their calls": "Answers taken, of all calls of the members. The rest is cover, or "
+        "work like everybody's.",
+        "Value": "What the tokens read and written would have sold for, in the currency of the "
+        "prices given to the scan.",
         "Look-alike": "An account that shares something with members and was not named.",
         "Layer": "A way in which calls can be alike.",
         "p-value": "How often an honest group of this log would look as a campaign does. Named "
         "groups are false in at most one of twenty cases, on average.",
         "CV² of members": "How unevenly members divide the work: a dispatcher's share is near 0, "
         "people's use of one thing is above 1.",
-        "Score": "100 × (1 − p-value × groups tested), at most 95.",
+        "Marks": "What else is odd about the layer's clearest group. Each is held against the "
+        "other groups of this log. Calls that share an hour: people work in sessions, and are far "
+        "above 1; a dispatcher spreads an account's turns over the day.",
+        "Score": "100 × (1 − p-value × groups tested), at most 95, as one in twenty may be false: "
+        "how sure it is that this is a campaign, and not how large it is.",
         "Firm": "Members who belong to one of the layer's groups with a probability of 80 % or "
         "more, by their number of calls within it; others are members by what their calls look "
         "like and what accounts they are.",
