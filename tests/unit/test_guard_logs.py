@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from limbeck.errors import InputError
-from limbeck.guard import state
+from limbeck.guard import commands, state
 from limbeck.guard.commands import app
 from limbeck.guard.logs import ingest
 from limbeck.guard.readers.source import Source
@@ -338,3 +339,10 @@ def test_the_command_prints_one_document(tmp_path: Path, capsys: pytest.CaptureF
     app(words, result_action="return_none")
     told = json.loads(capsys.readouterr().out)
     assert told["calls"] == 1 and told["logs"][0]["refused"] == {"account is missing": 1}
+
+
+def test_help_and_readme_name_every_column():
+    readme = Path(__file__).parents[2] / "README.md"
+    for text in (commands.ingest.__doc__ or "", readme.read_text(encoding="utf-8")):
+        named = set(re.findall(r"[a-z_]+", text))
+        assert {*CALLS.names, *ACCOUNTS.names} <= named

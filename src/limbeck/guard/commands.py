@@ -45,6 +45,10 @@ def ingest(
 ) -> None:
     """Read a log into a state folder: prompts become integers, bad rows are set aside.
 
+    A log must have call_id, time, account, model, tokens_in, tokens_out, and may have prompt,
+    network, asn, client, session, temperature, max_tokens, logprobs, stream. A table of accounts
+    must have account, and may have created, payment, email_domain, channel, tier, organisation.
+
     Example: limbeck guard ingest logs/ --accounts accounts.csv --out state
     """
     from limbeck.guard.logs import ingest as read
