@@ -95,7 +95,7 @@ def test_the_page_tells_what_campaigns_json_does(page: Page, scanned: Found) -> 
 
 
 def test_a_value_is_told_with_its_prices(scanned: Found) -> None:
-    told = scanned.told | {"prices": {"tokens_in": 3, "tokens_out": 15.5}}
+    told: dict[str, Any] = scanned.told | {"prices": {"tokens_in": 3, "tokens_out": 15.5}}
     head = "".join(report._header(told).itertext())  # pyright: ignore[reportPrivateUsage]
     assert f"{told['campaigns'][0]['value']:,.2f}, at 3.00 per million tokens read" in head
     assert "and 15.50 written." in head
