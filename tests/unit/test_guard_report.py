@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 import re
@@ -22,7 +23,8 @@ from guard_world import Campaign as Hostile
 from guard_world import world, write
 from limbeck.__main__ import run
 from limbeck.guard import drawing, findings, profile, report, scan
-from limbeck.guard.facts import Campaign, Shared
+from limbeck.guard.facts import Campaign, Shared, _set_up  # pyright: ignore[reportPrivateUsage]
+from limbeck.guard.features import STACK
 from limbeck.guard.members import Members
 from limbeck.guard.page import el, written
 from limbeck.guard.schema import SKETCH
@@ -177,6 +179,12 @@ def test_look_alikes_are_drawn_and_are_not_members(page: Page, scanned: Found) -
     assert own and all(one["users"] == one["members"] for one in own)
     assert hub and hub[0]["users"] > 2 * hub[0]["members"]
     assert all(one["members"] <= len(members) for one in shared)
+
+
+def test_no_two_set_ups_look_the_same() -> None:
+    values = (["sdk"], [-1, 0, 70], [-1, 64], [-1, 0, 1], [-1, 0, 1], ["", "m"], [0, 1])
+    told = [dict(zip(STACK, one, strict=True)) for one in itertools.product(*values)]
+    assert len({_set_up({**row}) for row in told}) == len(told)
 
 
 def test_timeline_draws_every_call_where_it_was() -> None:

@@ -164,11 +164,19 @@ class _Read:
 
 
 def _set_up(row: Row) -> str:
+    """All that tells one set-up from another; what the log does not say is -1, or empty."""
     said = [row["client"] or "no client named"]
+    if row["model"]:
+        said.append(row["model"])
     if row["temperature"] >= 0:
         said.append(f"temperature {row['temperature'] / 100:g}")
     if row["max_tokens"] >= 0:
         said.append(f"at most {row['max_tokens']:,} tokens")
+    for name, no in (("stream", "no stream"), ("logprobs", "no logprobs")):
+        if row[name] >= 0:
+            said.append(name if row[name] else no)
+    if row["session"]:
+        said.append("sessions told")
     return ", ".join(said)
 
 

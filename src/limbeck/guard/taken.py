@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from limbeck.guard import profile
 from limbeck.guard.engine import Engine
-from limbeck.guard.features import ELICITS, KEYS, SKILLS, WAYS, Layer
+from limbeck.guard.features import ELICITS, KEYS, SKILLS, STACK, WAYS, Layer
 
 Kind: TypeAlias = Literal["payment", "sign-up", "network", "template", "set-up"]
 MOST: dict[Kind, int] = {"payment": 3, "sign-up": 2, "network": 4, "template": 5, "set-up": 2}
@@ -249,8 +249,9 @@ def wordings() -> str:
 
 def set_ups() -> str:
     """The client set-ups that members share."""
-    return """SELECT DISTINCT s.value, k.client, k.temperature, k.max_tokens FROM shared_by s
-        JOIN stacks k ON cast(k.stack AS string) = s.value WHERE s.kind = 'set-up'"""
+    return f"""SELECT DISTINCT s.value, {", ".join(f"k.{name}" for name in STACK)}
+        FROM shared_by s JOIN stacks k ON cast(k.stack AS string) = s.value
+        WHERE s.kind = 'set-up'"""
 
 
 def samples() -> str:
