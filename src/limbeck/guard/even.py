@@ -45,6 +45,8 @@ TRIED = 3
 first fit."""
 ROUNDS = 20
 """EM rounds for the weight of one narrow kernel, where the likeliest is looked for."""
+LEAST_CV2 = 1e-3
+"""No CV² is told for less: counts are seen to vary no more than Poisson's."""
 BLOCK = 16_000
 """Rows that are fitted at once: they stay in a processor's own memory."""
 
@@ -204,7 +206,7 @@ def _cv2(of: Ints, x: Ints, n: Floats, exposure: Floats) -> Floats:
     rate = np.bincount(of, n * x) / np.maximum(np.bincount(of, n * exposure), 1e-9)
     mean = rate[of] * exposure
     excess = np.bincount(of, n * ((x - mean) ** 2 - mean))
-    return np.maximum(excess / np.maximum(np.bincount(of, n * mean**2), 1e-9), 1e-3)
+    return np.maximum(excess / np.maximum(np.bincount(of, n * mean**2), 1e-9), LEAST_CV2)
 
 
 def either(of: Ints, x: Ints, days: Floats, n: Floats, threads: int = 1) -> Evenness:

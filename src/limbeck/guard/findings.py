@@ -17,12 +17,14 @@ from limbeck.files import whole_file, write_text
 from limbeck.guard import standing
 from limbeck.guard.arrow import pa, pq
 from limbeck.guard.engine import Engine
+from limbeck.guard.even import LEAST_CV2
 from limbeck.guard.facts import Campaign, Facts, gather
 from limbeck.guard.families import Families, Floats
 from limbeck.guard.features import ELICITS
 from limbeck.guard.members import FLAG, MOST
 from limbeck.guard.scan import Scan
 from limbeck.guard.schema import CAPABILITIES
+from limbeck.guard.state import REPEATED
 
 VERSION = 1
 OPENLY = 0.8
@@ -87,6 +89,7 @@ def write(
         "last_call": _moment(facts.traffic[-1]["hour"]),
         "flagged": int(flagged.sum()),
         "account_false_positive_rate": FLAG,
+        "prices": asdict(price),
         "warnings": warnings(ingested) + ([MORE] if scan.members.more else []),
         "calls_are": COUNTED,
         "layers": {one.layer: _tested(one) for one in scan.layers},
@@ -108,7 +111,8 @@ def warnings(ingested: dict[str, Any]) -> list[str]:
     logs: list[dict[str, Any]] = ingested.get("logs", [])
     refused: Counter[str] = Counter()
     for log in logs:
-        refused.update(log.get("refused", {}))
+        if log.get("kept") or set(log.get("refused", {})) != {REPEATED}:  # else it was read before
+            refused.update(log.get("refused", {}))
     if refused:
         why = "; ".join(f"{reason} ({count:,})" for reason, count in refused.most_common(3))
         lines.append(f"{refused.total():,} rows of the log were refused: {why}")
@@ -171,8 +175,8 @@ def lines(told: dict[str, Any]) -> list[str]:
         return [f"{told['account']} is not flagged: {reason}; {chance}"]
     head = f"{told['account']} is flagged as one of {why['accounts']:,} accounts of {why['id']}: "
     shared = [
-        f"  {one['shares']}, by {one['members']:,} of them, who divide it with a CV² of "
-        f"{one['cv2_of_members']} (p = {one['p_value']:.1g})"
+        f"  {one['shares']}, by {one['members']:,} of them; its even users divide it with a CV² of "
+        f"{one['cv2_of_even_users']} (p = {one['p_value']:.1g})"
         for one in why["evidence"].values()
     ]
     shared += [
@@ -243,6 +247,8 @@ def _campaign(scan: Scan, facts: Campaign, log: Facts, price: Price) -> dict[str
     }
 
 
+KNOWN = 5
+"""Families whose median stands for honest use."""
 SURE = 95
 """A campaign's score is at most this: one scan in twenty may name what is none."""
 
@@ -293,6 +299,16 @@ def _uneven(families: Families) -> Floats:
     return np.exp(families.even)
 
 
+def _usual(families: Families) -> float | None:
+    """The median CV² of the families of a layer that are not named, where it can be told of some.
+
+    Of a few calls each it cannot: no more than Poisson's is seen.
+    """
+    told = _uneven(families)
+    told = told[~families.named & (told > LEAST_CV2)]
+    return round(float(np.median(told)), 2) if len(told) >= KNOWN else None
+
+
 def _evidence(
     scan: Scan, facts: Campaign, families: Sequence[tuple[str, int]]
 ) -> dict[str, dict[str, Any]]:
@@ -308,7 +324,7 @@ def _evidence(
             "shares": WHAT.get(one.layer, one.layer),
             "families": len(mine),
             "p_value": float(one.p[best]),
-            "cv2_of_members": round(float(_uneven(one)[best]), 4),
+            "cv2_of_even_users": round(float(_uneven(one)[best]), 4),
             "marks": {name: round(float(mark[best]), 4) for name, mark in one.rest.items()},
             "z": {
                 "even": round(float(one.z_even[best]), 2),
@@ -371,10 +387,8 @@ def _honest(facts: Campaign, scan: Scan, families: Sequence[tuple[str, int]]) ->
         "one payment": {"share": share["payment"]},
         "one network (a campus, an office)": {"share": share["network"]},
         "a tool or rubric that many use": {
-            "cv2_of_members": round(uneven, 4),
-            "cv2_of_honest_use": {
-                one.layer: round(float(np.median(_uneven(one))), 2) for one in scan.layers
-            },
+            "cv2_of_even_users": round(uneven, 4),
+            "cv2_of_honest_use": {one.layer: _usual(one) for one in scan.layers},
         },
     }
 

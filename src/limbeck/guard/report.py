@@ -234,13 +234,13 @@ def _evidence(one: Mapping[str, Any]) -> list[Element]:
                 f"{seen['members']:,}",
                 f"{seen['firm']:,}",
                 f"{seen['p_value']:.1g}",
-                f"{seen['cv2_of_members']:.2g}",
+                f"{seen['cv2_of_even_users']:.2g}",
                 "; ".join(marks),
                 _left(without[layer]),
             ]
         )
     heads = (
-        "Layer", "Members", "Firm", "p-value", "CV² of members", "Marks", "Still named without it"
+        "Layer", "Members", "Firm", "p-value", "CV² of even users", "Marks", "Still named without it"
     )  # fmt: skip
     return [el("h3", "Evidence, layer by layer"), _table(heads, rows, left=(5, 6))]
 
@@ -287,10 +287,12 @@ def _honest(one: Mapping[str, Any]) -> list[Element]:
 
 def _weighed(found: Mapping[str, Any]) -> str:
     if "share" not in found:
-        usual = ", ".join(f"{k} {v:g}" for k, v in found["cv2_of_honest_use"].items())
+        known = {k: v for k, v in found["cv2_of_honest_use"].items() if v is not None}
+        usual = ", ".join(f"{LAYERS.get(k, k).lower()} {v:g}" for k, v in known.items())
         return (
-            f"members divide it with a CV² of {found['cv2_of_members']:g} at most; "
-            f"other groups of this log use theirs with {usual}"
+            f"its even users divide it with a CV² of {found['cv2_of_even_users']:g} at most, where "
+            "less is more even than people are; others of this log use theirs with "
+            + (usual or "one that is not known")
         )
     if found["share"] is None:
         return "the log does not tell"
@@ -342,15 +344,16 @@ def _glossary() -> Element:
         "prices given to the scan.",
         "Look-alike": "An account that shares something with members and was not named.",
         "Layer": "A way in which calls can be alike.",
-        "p-value": "How often an honest group of this log would look as a campaign does. Named "
-        "groups are false in at most one of twenty cases, on average.",
-        "CV² of members": "How unevenly members divide the work: a dispatcher's share is near 0, "
-        "people's use of one thing is above 1.",
+        "p-value": "How often an honest group of this log would look as the layer's clearest group "
+        "does. Named groups are false in at most one of twenty cases, on average.",
+        "CV² of even users": "How unevenly those divide the work who are the layer's clearest even "
+        "group, be they of this campaign or of another in the same group: a dispatcher's share is "
+        "near 0, people's use of one thing is above 1.",
         "Marks": "What else is odd about the layer's clearest group. Each is held against the "
         "other groups of this log. Calls that share an hour: people work in sessions, and are far "
         "above 1; a dispatcher spreads an account's turns over the day.",
-        "Score": "100 × (1 − p-value × groups tested), at most 95, as one in twenty may be false: "
-        "how sure it is that this is a campaign, and not how large it is.",
+        "Score": "100 × (1 − p-value over all groups tested), at most 95, as one scan in twenty may "
+        "name what is none: how sure it is that this is a campaign, and not how large it is.",
         "Firm": "Members who belong to one of the layer's groups with a probability of 80 % or "
         "more, by their number of calls within it; others are members by what their calls look "
         "like and what accounts they are.",
