@@ -22,6 +22,15 @@ AHEAD: Final = 15 * 60 * 1_000_000
 DAY = r"^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
 STAMP = DAY + r"[T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d([.,]\d{1,9})?)?"
 ZONE = r" ?(Z|z|UTC|[+-]\d{2}(:?\d{2})?)$"
+HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
+TEXTS = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+)
 
 Refusal: TypeAlias = tuple[int | None, str | None, str]
 REJECTS: Final[Schema] = pa.schema(
@@ -107,14 +116,24 @@ def rejects(source: str | None, bad: list[Refusal]) -> Table:
 
 
 def _plain(raw: Array) -> Array:
-    """Texts as valid strings, and all else as it is."""
-    kind = raw.type
-    if pa.types.is_dictionary(kind):
-        raw, kind = raw.dictionary_decode(), kind.value_type
-    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    if binary or pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return utf8(raw)
-    return raw
+    """Texts, and UUIDs, as valid strings, and all else as it is."""
+    if pa.types.is_dictionary(raw.type):
+        raw = raw.dictionary_decode()
+    if isinstance(raw.type, pa.BaseExtensionType):
+        raw = raw.storage
+    if raw.type == pa.binary(16):
+        return _uuids(raw)
+    return utf8(raw) if any(kind(raw.type) for kind in TEXTS) else raw
+
+
+def _uuids(raw: Array) -> Array:
+    """UUIDs of 16 bytes as they are written: 8-4-4-4-12 hex digits."""
+    data = np.frombuffer(raw.fill_null(bytes(16)).cast(pa.binary()).buffers()[2], np.uint8)
+    nibbles = np.stack([data >> 4, data & 15], axis=-1).reshape(len(raw), 32)
+    text = np.full((len(raw), 36), ord("-"), np.uint8)
+    text[:, [at for at in range(36) if at not in (8, 13, 18, 23)]] = HEX[nibbles]
+    null = raw.is_null().to_numpy(zero_copy_only=False)
+    return pa.array(text.view("S36").ravel(), mask=null).cast(pa.large_string())
 
 
 def text_column(raw: Array) -> Array:
@@ -209,7 +228,8 @@ def _time(
         micros, zoned = _parsed(pc.utf8_trim_whitespace(raw), name, refusals)
     else:
         micros = _epoch(_number(raw, name, refusals), raw)
-    refusals.add(pc.less(micros, OLDEST), f"{name} is before 2015")
+    if name == "time":  # an account may be older than any model
+        refusals.add(pc.less(micros, OLDEST), f"{name} is before 2015")
     refusals.add(pc.greater(micros, latest), f"{name} is in the future")
     return micros.cast(TIME), zoned
 
@@ -282,5 +302,8 @@ def _stamp(text: str) -> int | None:
 
 def _digits(text: Array) -> Array:
     number = text.cast(pa.float64())
-    whole = pc.if_else(pc.match_substring(text, "."), pa.scalar(None, text.type), text)
-    return _epoch(number, whole.cast(pa.int64()) if whole.null_count == 0 else number)
+    fits = pc.less(number, 2.0**63)
+    number = pc.if_else(fits, number, None)
+    if pc.any(pc.match_substring(text, ".")).as_py():
+        return _epoch(number, number)
+    return _epoch(number, pc.if_else(fits, text, pa.scalar("0", text.type)).cast(pa.int64()))

@@ -18,11 +18,11 @@ arrow_csv: Any = pyarrow.csv
 
 
 def names(path: Path) -> list[str]:
-    """The header's names."""
+    """The header's names; none where the file is empty."""
     try:
         with pa.input_stream(str(path), compression="detect") as stream:
             lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
-            return next(csv.reader(lines), list[str]())
+            return next((row for row in csv.reader(lines) if row), list[str]())
     except (OSError, csv.Error, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read: {first_line(error)}") from None
 
@@ -64,7 +64,7 @@ def read(path: Path, wanted: list[str]) -> Iterator[Block]:
                 del bad[: len(here)]
                 yield Block(str(path), pa.array(rows), pa.Table.from_batches([batch]), here)
                 at = upto + 1
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as CSV: {first_line(error)}") from None
     if bad:
         empty = pa.table({name: pa.array([], pa.binary()) for name in wanted})
