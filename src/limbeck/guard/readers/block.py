@@ -28,7 +28,7 @@ class Block:
 
     Attributes:
         source: The file, or table, as the user would name it.
-        rows: Place of each row in it, from 1.
+        rows: Place of each row in it, from 1; of spans, the line's.
         columns: By canonical name, of whatever type the log had; others are left out.
         bad: Rows that are in no column.
         skipped: Entries that are no calls at all, as spans of something else.

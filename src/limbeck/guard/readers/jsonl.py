@@ -15,12 +15,13 @@ from limbeck.guard.readers.block import BYTES, ROWS, Bad, Block, table, text_of
 
 Row = Mapping[str, Any]
 SAMPLE = 1000
+"""Lines by which a file is known; a name may come later for the first time."""
 
 
-def names(path: Path) -> list[str]:
-    """The names in the first `SAMPLE` objects of the file."""
+def names(path: Path, upto: int | None = None) -> list[str]:
+    """The names in the file's objects, or in those among its first `upto` lines."""
     found: dict[str, None] = {}
-    for _, row, _ in islice(rows(path), SAMPLE):
+    for _, row, _ in islice(rows(path), upto):
         if not isinstance(row, Bad):
             found |= dict.fromkeys(row)
     return list(found)
@@ -70,8 +71,10 @@ def parsed(number: int, line: bytes) -> Row | Bad:
     """The object that a line holds."""
     try:
         value = json.loads(line.decode("utf-8-sig", "replace"))
-    except ValueError as error:
-        return Bad(number, f"no JSON: {first_line(error)}")
+    except json.JSONDecodeError as error:
+        return Bad(number, f"no JSON: {error.msg}")  # without its place: a reason is counted
+    except ValueError:
+        return Bad(number, "no JSON: a number too long")
     except RecursionError:
         return Bad(number, "no JSON that can be read: nested too deeply")
     if not isinstance(value, dict):

@@ -39,10 +39,10 @@ def is_litellm(names: list[str]) -> bool:
     return {"request_id", "startTime", "prompt_tokens"} <= set(names)
 
 
-def wanted(names: list[str], account: str | None) -> list[str]:
-    """Which of a file's columns are needed."""
-    needed = {name for options in COLUMNS.values() for name in options}
-    return [name for name in names if name in needed | {MESSAGES, REQUEST, account}]
+def wanted(account: str | None) -> list[str]:
+    """The columns to read of those that are there."""
+    needed = [name for options in COLUMNS.values() for name in options]
+    return list(dict.fromkeys([*needed, MESSAGES, REQUEST, *([account] if account else [])]))
 
 
 def canonical(block: Block, account: str | None) -> Block:
@@ -54,7 +54,7 @@ def canonical(block: Block, account: str | None) -> Block:
             options = (account,)
         present = [_filled(found[option]) for option in options if option in found.column_names]
         if present:
-            columns[name] = pc.coalesce(*present) if len(present) > 1 else present[0]
+            columns[name] = pc.coalesce(*_alike(present))
     texts = _python(found, MESSAGES)
     requests = [_object(text) for text in _python(found, REQUEST)]
     if texts or requests:
@@ -71,19 +71,32 @@ def canonical(block: Block, account: str | None) -> Block:
 
 def _filled(column: Array) -> Array:
     """Empty texts made null; times stay times, numbers numbers."""
-    kind = column.type
-    if pa.types.is_dictionary(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        column = pa.chunked_array([_strings(chunk) for chunk in column.chunks], pa.string())
+    kinds = ("dictionary", "binary", "large_binary", "string_view", "binary_view")
+    if any(getattr(pa.types, f"is_{kind}")(column.type) for kind in kinds):
+        column = _texts(column)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
     return column
 
 
+def _alike(columns: list[Array]) -> list[Array]:
+    """Columns of one type: those of no value left out, and texts where others differ."""
+    some = [one for one in columns if not pa.types.is_null(one.type)] or columns[:1]
+    same = all(one.type == some[0].type for one in some)
+    return some if same else [_texts(one) for one in some]
+
+
+def _texts(column: Array) -> Array:
+    return pa.chunked_array([_strings(chunk) for chunk in column.chunks], pa.string())
+
+
 def _strings(chunk: Array) -> Array:
     try:
         return chunk.cast(pa.string())
-    except pa.ArrowInvalid:
-        return array([v if v is None else v.decode("utf-8", "replace") for v in chunk.to_pylist()])
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        values = chunk.to_pylist()
+        texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+        return array([v if v is None or isinstance(v, str) else str(v) for v in texts])
 
 
 def _python(found: Any, name: str) -> list[Any]:

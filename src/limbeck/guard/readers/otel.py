@@ -8,7 +8,9 @@ model (an agent, a tool, anything else) are skipped and counted.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -30,15 +32,25 @@ ATTRIBUTES: Final[Mapping[str, tuple[str, ...]]] = {
     "max_tokens": ("gen_ai.request.max_tokens",),
     "stream": ("gen_ai.request.stream",),
 }
+SPANS = "resourceSpans"
 PROMPTS = ("gen_ai.input.messages", "gen_ai.prompt")
 CALLS = {"chat", "text_completion", "generate_content"}
+DIGITS = re.compile(r"[0-9]{1,20}")
 VALUES = ("stringValue", "intValue", "doubleValue", "boolValue", "bytesValue")
 
 
-def is_otel(path: Path) -> bool:
-    """Whether a file of JSON Lines holds spans."""
-    first = next(jsonl.rows(path), None)
-    return first is not None and not isinstance(first[1], Bad) and "resourceSpans" in first[1]
+def by_line(path: Path) -> bool | None:
+    """Whether a file holds a document of spans a line; None where its first line is no object.
+
+    Rotation may cut the first line: then the second tells.
+    """
+    return _by_line([row for _, row, _ in islice(jsonl.rows(path), 2)])
+
+
+def _by_line(rows: list[Row | Bad]) -> bool | None:
+    if rows and not isinstance(rows[0], Bad):
+        return SPANS in rows[0]
+    return True if any(not isinstance(row, Bad) and SPANS in row for row in rows) else None
 
 
 def read(path: Path, account: str | None) -> Iterator[Block]:
@@ -46,7 +58,7 @@ def read(path: Path, account: str | None) -> Iterator[Block]:
     names = ["call_id", "time", *ATTRIBUTES, "prompt"]
     good: list[Row] = []
     bad: list[Bad] = []
-    number = skipped = size = 0
+    skipped = size = 0
 
     def block() -> Block:
         places = pa.array([row["row"] for row in good], pa.int64())
@@ -57,18 +69,16 @@ def read(path: Path, account: str | None) -> Iterator[Block]:
 
     for line, document, length in _documents(path):
         size += length
-        if isinstance(document, Bad):
-            number += 1
-            bad.append(Bad(number, f"line {line}: {document.reason}"))
+        if isinstance(document, Bad) or SPANS not in document:
+            bad.append(document if isinstance(document, Bad) else Bad(line, f"no {SPANS}"))
             continue
         for span, resource in _spans(document):
             attributes = {**resource, **_flat(span.get("attributes"))}
             if not _is_call(attributes):
                 skipped += 1
                 continue
-            number += 1
-            good.append({"row": number, **_call(span, attributes, account)})
-        if size > BYTES or len(good) >= ROWS:
+            good.append({"row": line, **_call(span, attributes, account)})
+        if size > BYTES or len(good) + len(bad) >= ROWS:
             yield block()
             skipped = size = 0
     if good or bad or skipped:
@@ -76,17 +86,17 @@ def read(path: Path, account: str | None) -> Iterator[Block]:
 
 
 def _documents(path: Path) -> Iterator[tuple[int, Row | Bad, int]]:
-    """A document a line; or, where the first line is none, one for the whole file."""
+    """A document a line; or one for the whole file, or a list of some."""
     lines = jsonl.rows(path)
-    first = next(lines, None)
-    if first is None:
+    first = list(islice(lines, 2))
+    if not first or _by_line([row for _, row, _ in first]) is not None:
+        yield from chain(first, lines)
         return
-    if not isinstance(first[1], Bad):
-        yield first
-        yield from lines
-        return
-    with pa.input_stream(str(path), compression="detect") as stream:
-        text = stream.read()
+    try:
+        with pa.input_stream(str(path), compression="detect") as stream:
+            text = stream.read()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from None
     try:
         document: Any = json.loads(text.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError) as error:
@@ -94,13 +104,15 @@ def _documents(path: Path) -> Iterator[tuple[int, Row | Bad, int]]:
             f"{path} is neither one JSON document nor one a line: {first_line(error)}"
         ) from None
     documents = cast(list[Any], document) if isinstance(document, list) else [document]
+    if not any(isinstance(one, dict) and SPANS in one for one in documents):
+        raise InputError(f"{path} holds no {SPANS}; of other JSON, --format jsonl reads one a line")
     for number, one in enumerate(documents, 1):
         yield number, one if isinstance(one, dict) else Bad(number, "no object"), len(text)
 
 
 def _spans(document: Row) -> Iterator[tuple[Row, Row]]:
     """Each span, and what is said of its resource."""
-    for resource in _objects(document.get("resourceSpans")):
+    for resource in _objects(document.get(SPANS)):
         about = _flat(_object(resource.get("resource")).get("attributes"))
         for scope in _objects(resource.get("scopeSpans")):
             for span in _objects(scope.get("spans")):
@@ -110,7 +122,7 @@ def _spans(document: Row) -> Iterator[tuple[Row, Row]]:
 def _is_call(attributes: Row) -> bool:
     operation = attributes.get("gen_ai.operation.name")
     if operation is not None:
-        return operation in CALLS
+        return isinstance(operation, str) and operation in CALLS
     return any(name in attributes for name in (*ATTRIBUTES["model"], *ATTRIBUTES["tokens_in"]))
 
 
@@ -131,7 +143,7 @@ def _call(span: Row, attributes: Row, account: str | None) -> dict[str, Any]:
 
 
 def _integer(value: Any) -> Any:
-    return int(value) if isinstance(value, str) and value.isdecimal() and value.isascii() else value
+    return int(value) if isinstance(value, str) and DIGITS.fullmatch(value) else value
 
 
 def _first(attributes: Row, names: tuple[str, ...]) -> Any:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -14,12 +15,33 @@ from limbeck.errors import InputError, ServiceError
 from limbeck.guard.arrow import pa
 from limbeck.guard.readers.block import ROWS, Block
 
-SCHEMES = ("postgres", "postgresql")
+SCHEME = re.compile(r"postgres(ql)?(\+\w+)?", re.IGNORECASE)
+"""With a driver's name too, as SQLAlchemy writes it."""
 
 
 def is_postgres(source: str) -> bool:
     """Whether a source is a Postgres address."""
-    return source.partition("://")[0] in SCHEMES
+    return "://" in source and SCHEME.fullmatch(source.partition("://")[0]) is not None
+
+
+def shown(source: str) -> str:
+    """What may be shown of a source: a path as it is; of an address its host, path and table.
+
+    Takes what no parser would, since passwords hold any sign: what stands before the last `@` is
+    never shown, nor anything where that sign may be part of a password in the query.
+    """
+    scheme, is_address, rest = source.partition("://")
+    if not is_address:
+        return source
+    scheme = "postgres" if is_postgres(source) else scheme
+    before, _, after = rest.rpartition("@")
+    if "?" in before or "#" in before:
+        return f"{scheme}://…"
+    place, _, query = after.partition("?")
+    host, slash, path = place.partition("/")
+    host = host if host.startswith("[") else host.partition(":")[0]
+    table = dict(parse_qsl(query)).get("table")
+    return f"{scheme}://{host or 'localhost'}{slash}{path}" + (f"?table={table}" if table else "")
 
 
 def quoted(name: str) -> str:
@@ -27,24 +49,30 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def parts(source: str) -> tuple[str, str, list[str]]:
-    """The address without the table, how it may be shown, and the table's name, part by part."""
-    url = urlsplit(source)
+def parts(source: str) -> tuple[str, list[str]]:
+    """The address without the table, and the table's name, part by part."""
+    try:
+        url = urlsplit(source)
+    except ValueError:
+        raise InputError(f"{shown(source)} is no address of Postgres") from None
+    if "@" in url.path + url.query or url.fragment:
+        raise InputError(
+            f"{shown(source)}: in a password, write / ? # @ as %2F %3F %23 %40, or set PGPASSWORD"
+        )
     query = dict(parse_qsl(url.query))
     table = query.pop("table", "")
     if not table:
         raise InputError("A Postgres source names its table: postgres://user@host/db?table=calls")
-    address = urlunsplit(url._replace(query=urlencode(query)))
-    shown = f"postgres://{url.hostname or 'localhost'}{url.path}?table={table}"
-    names = table.split(".") if "." in table else ["public", table]
-    return address, shown, names
+    address = urlunsplit(url._replace(scheme="postgres", query=urlencode(query)))
+    return address, table.split(".") if "." in table else ["public", table]
 
 
 class Postgres:
     """An open, read-only connection to one table."""
 
     def __init__(self, source: str) -> None:
-        address, self.shown, names = parts(source)
+        address, names = parts(source)
+        self.shown = shown(source)
         self._table = ".".join(quoted(name) for name in ["logs", *names])
         self._connection = duckdb.connect()
         try:
@@ -74,9 +102,12 @@ class Postgres:
     def read(self, wanted: list[str]) -> Iterator[Block]:
         """The columns `wanted`, block by block."""
         columns = ", ".join(quoted(name) for name in wanted)
-        relation = self._connection.sql(f"SELECT {columns} FROM {self._table}")
         at = 1
-        for batch in relation.to_arrow_reader(ROWS):
-            rows = pa.array(range(at, at + batch.num_rows))
-            yield Block(self.shown, rows, pa.Table.from_batches([batch]))
-            at += batch.num_rows
+        try:
+            relation = self._connection.sql(f"SELECT {columns} FROM {self._table}")
+            for batch in relation.to_arrow_reader(ROWS):
+                rows = pa.array(range(at, at + batch.num_rows))
+                yield Block(self.shown, rows, pa.Table.from_batches([batch]))
+                at += batch.num_rows
+        except (duckdb.Error, pa.ArrowException, OSError):  # its message may repeat the address
+            raise ServiceError(f"{self.shown} could not be read beyond row {at - 1:,}") from None
