@@ -16,8 +16,8 @@ import pytest
 from limbeck.errors import InputError, ServiceError
 from limbeck.guard import pseudonyms
 from limbeck.guard.logs import ingest
-from limbeck.guard.readers import postgres
-from limbeck.guard.readers.block import text_of
+from limbeck.guard.readers import postgres, source
+from limbeck.guard.readers.block import Block, text_of
 from limbeck.guard.readers.source import Source
 from limbeck.guard.sketch import sketch
 from limbeck.guard.state import files
@@ -131,7 +131,43 @@ def test_spans_that_are_broken(tmp_path: Path):
     path = tmp_path / "odd.jsonl"
     path.write_text("\n".join(map(json.dumps, odd)))
     told = ingest(Source(str(path)), tmp_path / "two", now=NOW)
-    assert told["calls"] == 1 and told["logs"][0]["refused"] == {"line 2: no JSON object": 1}
+    assert told["calls"] == 1 and told["logs"][0]["refused"] == {"no JSON object": 1}
+
+
+def test_a_line_that_holds_no_spans_is_refused(tmp_path: Path):
+    lines = [json.dumps(otlp(span(1)))[9:], json.dumps(otlp(span(2))), '{"call_id": "c"}']
+    path = tmp_path / "spans.jsonl"
+    path.write_text("\n".join(lines))
+    told = ingest(Source(str(path)), tmp_path / "state", now=NOW)
+    refused = told["logs"][0]["refused"]
+    assert told["calls"] == 1 and refused["no resourceSpans"] == 1 and len(refused) == 2
+    rejected = pq.read_table(tmp_path / "state" / "rejects.parquet")["row"].to_pylist()
+    assert rejected == [1, 3]
+
+
+def test_an_operation_of_another_type_is_no_call(tmp_path: Path):
+    odd = span(1)
+    value = {"arrayValue": {"values": [{"stringValue": "chat"}]}}
+    odd["attributes"][0] = {"key": "gen_ai.operation.name", "value": value}
+    path = tmp_path / "spans.json"
+    path.write_text(json.dumps(otlp(odd, span(2))))
+    told = ingest(Source(str(path)), tmp_path / "state", now=NOW)
+    assert told["calls"] == told["logs"][0]["not calls"] == 1
+
+
+def test_json_that_holds_no_spans(tmp_path: Path):
+    rows = [
+        {"call_id": f"c{n}", "time": "2026-02-01T00:00:00Z", "account": "a", "model": "m"}
+        | {"tokens_in": 1, "tokens_out": 2}
+        for n in range(100)
+    ]
+    path = tmp_path / "calls.json"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    told = ingest(Source(str(path)), tmp_path / "state", now=NOW)
+    assert told["logs"][0]["read"] == told["calls"] == 100
+    path.write_text(json.dumps(rows))
+    with pytest.raises(InputError, match="no resourceSpans"):
+        ingest(Source(str(path)), tmp_path / "two", now=NOW)
 
 
 def spend(number: int, **other: Any) -> dict[str, Any]:
@@ -190,6 +226,26 @@ def test_spend_logs_of_litellm(tmp_path: Path, form: str):
         ingest(Source(str(path), account="team"), tmp_path / "teams", now=NOW)
 
 
+@pytest.mark.parametrize("user", [None, 7, {"id": 7}])
+def test_a_user_of_whatever_type(tmp_path: Path, user: Any):
+    rows = [spend(1, user=user, api_key=""), spend(2, user=user), spend(3, end_user="e")]
+    jsonl = tmp_path / "spend.jsonl"
+    jsonl.write_text("\n".join(map(json.dumps, rows)))
+    flat = [{k: None if v in ({}, []) else v for k, v in row.items()} for row in rows]
+    pq.write_table(pa.Table.from_pylist(flat[:2]), tmp_path / "spend.parquet")
+    for path in (jsonl, tmp_path / "spend.parquet"):
+        told = ingest(Source(str(path)), tmp_path / path.suffix[1:], now=NOW)
+        assert told["calls"] >= 1 + (user is not None)
+        assert "hash1" in {row["account"] for row in read(tmp_path / path.suffix[1:])}
+
+
+def test_an_account_column_where_none_can_be_named(tmp_path: Path):
+    path = tmp_path / "calls.csv"
+    path.write_text("call_id,time,account,model,tokens_in,tokens_out\nc,2026-02-01,a,m,1,2\n")
+    with pytest.raises(InputError, match="--account-from"):
+        ingest(Source(str(path), account="team"), tmp_path / "state", now=NOW)
+
+
 @pytest.mark.parametrize(
     ("messages", "text"),
     [
@@ -209,14 +265,70 @@ def test_text_of_messages(messages: Any, text: str | None):
 
 
 def test_a_postgres_address():
-    address, shown, names = postgres.parts(
-        "postgres://me:pw'@host:5433/db?sslmode=require&table=a.b\"c"
-    )
+    address, names = postgres.parts("postgres://me:pw'@host:5433/db?sslmode=require&table=a.b\"c")
     assert address == "postgres://me:pw'@host:5433/db?sslmode=require"
-    assert "pw" not in shown and names == ["a", 'b"c']
-    assert postgres.parts("postgresql://host/db?table=calls")[2] == ["public", "calls"]
+    assert names == ["a", 'b"c']
+    assert postgres.parts("postgresql://host/db?table=calls")[1] == ["public", "calls"]
+    assert postgres.parts("Postgres+psycopg://host/db?table=c")[0] == "postgres://host/db"
     with pytest.raises(InputError, match="table=calls"):
         postgres.parts("postgres://host/db")
+
+
+@pytest.mark.parametrize(
+    ("where", "shown"),
+    [
+        ("postgres://me:secret@host:5433/db?table=c", "postgres://host/db?table=c"),
+        ("PostgreSQL+psycopg://me:a/secret@host/db?table=c&x=y", "postgres://host/db?table=c"),
+        ("postgres://me:a@secret@[::1]:5432/db?table=c", "postgres://[::1]:5432/db?table=c"),
+        ("postgres://me:a?secret@host/db?table=c", "postgres://…"),
+        ("postgres://host/db?table=c&password=a@secret", "postgres://…"),
+        ("postgres://host/db?table=c&password=secret", "postgres://host/db?table=c"),
+        ("postgres://me:secret@[::1/db?table=c", "postgres://[::1/db?table=c"),
+        ("mysql://me:secret@host/db", "mysql://host/db"),
+        ("logs/a@b.jsonl", "logs/a@b.jsonl"),
+    ],
+)
+def test_what_is_shown_of_a_source(tmp_path: Path, where: str, shown: str):
+    assert Source(where).shown == shown
+    if any(part in where for part in ("psycopg", "[::1/", "mysql", "a?s", "=a@")):
+        with pytest.raises(InputError) as caught:
+            ingest(Source(where), tmp_path / "state", now=NOW)
+        assert "secret" not in str(caught.value)
+
+
+def test_a_postgres_address_is_written_nowhere_with_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Table:
+        """Stands for a connection; its table repeats an account."""
+
+        def __init__(self, source: str) -> None:
+            self.shown = postgres.shown(source)
+
+        def names(self) -> list[str]:
+            return ["account", "call_id", "time", "model", "tokens_in", "tokens_out"]
+
+        def read(self, wanted: list[str]):
+            row = {"account": "a", "call_id": "c", "time": 1770000000, "model": "m"}
+            rows = [row | {"tokens_in": 1, "tokens_out": 2}] * 2
+            yield Block(self.shown, pa.array([1, 2]), pa.Table.from_pylist(rows).select(wanted))
+
+    monkeypatch.setattr(source, "Postgres", Table)
+    where = Source("postgres://me:hunter2@host/db?table=c")
+    ingest(where, tmp_path / "state", accounts=where, now=NOW)
+    for name in ("ingest.json", "rejects.parquet"):
+        assert b"hunter2" not in (tmp_path / "state" / name).read_bytes()
+    rejects = pq.read_table(tmp_path / "state" / "rejects.parquet")["source"].to_pylist()
+    assert rejects == [None, "postgres://host/db?table=c"]
+
+
+def test_a_postgres_that_fails_while_it_is_read():
+    table = postgres.Postgres.__new__(postgres.Postgres)
+    table.shown = "postgres://host/db?table=c"
+    setattr(table, "_table", '"gone"')  # noqa: B010
+    setattr(table, "_connection", duckdb.connect())  # noqa: B010
+    with pytest.raises(ServiceError, match="could not be read beyond row 0"):
+        list(table.read(["a"]))
 
 
 def test_quoted_names_are_names():
@@ -249,6 +361,14 @@ def test_pseudonyms(tmp_path: Path):
     pseudonyms.pseudonymise(path, ["payment"], tmp_path / "other.parquet", KEY + b"!")
     other = pq.read_table(tmp_path / "other.parquet").to_pydict()
     assert other["payment"][0] != one and other["mail"] == ["Card 1", " card 1", "card 2", None]
+
+
+def test_pseudonyms_of_columns_that_come_late(tmp_path: Path):
+    path = tmp_path / "accounts.jsonl"
+    rows = [{"account": f"a{n}"} for n in range(1000)] + [{"account": "b", "payment": "Card 1"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    out = tmp_path / "out.parquet"
+    assert pseudonyms.pseudonymise(path, ["payment"], out, KEY) == {"payment": 1}
 
 
 def test_pseudonyms_need_a_secret_and_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -33,12 +33,23 @@ from limbeck.progress import say
 
 VERSION: Final = 1
 BLIND: Final = {
-    "prompt": "templates, paraphrases, what the prompts ask for, repeated work lists",
     "network": "accounts that share a network",
     "client": "accounts that share a client",
     "session": "sessions",
+    "temperature": "set-ups that share a temperature",
+    "max_tokens": "set-ups that share a limit on answers",
+    "prompt": "templates, paraphrases, what the prompts ask for, repeated work lists",
 }
-"""What cannot be seen where a column is empty throughout."""
+BLIND_ACCOUNTS: Final = {
+    "payment": "accounts that share a payment",
+    "created": "sign-ups in turn",
+    "organisation": "customers whose seats these are",
+    "email_domain": "accounts that share a mail domain",
+    "channel": "accounts that share a way of sign-up",
+    "tier": "tiers",
+}
+"""What cannot be seen where a column of calls, or of accounts, is empty throughout."""
+COUNTED: Final = ("read", "not calls", "cut", "without zone")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,14 +87,25 @@ def ingest(
     Raises:
         InputError: The log cannot be read, or holds no call that is not refused.
     """
-    before = _before(out)
-    with whole_folder(out) as part:
+    if threads < 1:
+        raise InputError("--threads must be at least 1")
+    for one in (source, accounts):
+        if one and Path(one.where).is_dir() and _inside(out, Path(one.where)):
+            raise InputError(
+                f"{out} is inside {one.where}: what is written there would be read as a log"
+            )
+    with state.alone(out), whole_folder(out) as part:
+        before = _before(out)
         state.link(out, part)
         told = _ingest(source, out, part, accounts, threads, now, before)
         write_text(part / "ingest.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     for line in told["said"]:
         say(f"{'ingest':>9}  {line}")
     return told
+
+
+def _inside(out: Path, folder: Path) -> bool:
+    return out.resolve().is_relative_to(folder.resolve())
 
 
 def _before(out: Path) -> dict[str, Any]:
@@ -112,7 +134,7 @@ def _ingest(
     old = state.files(part)
     first = 1 + max((int(path.stem) for path in old), default=-1)
     templates = Templates(out / "templates.parquet")
-    counts = Counter[str]()
+    counts = dict.fromkeys(COUNTED, 0)
     with state.Days(part / "sketched", first) as days:
         for done in _blocks(source, threads, templates, now):
             days.add(done.sketched)
@@ -122,6 +144,7 @@ def _ingest(
             counts["cut"] += done.cut
             counts["without zone"] += done.checked.naive
     state.drop_repeats(days.files, old, refused)
+    reasons = refused.reasons.copy()
     known = _accounts(accounts, refused, now)
     refused.close()
     kept = state.merged_accounts(out / "accounts.parquet", known)
@@ -129,19 +152,20 @@ def _ingest(
         pq.write_table(kept, part / "accounts.parquet", compression="zstd")
     pq.write_table(templates.table(), part / "templates.parquet", compression="zstd")
     log = {
-        "source": source.where,
+        "source": source.shown,
         **counts,
         "kept": sum(pq.read_metadata(path).num_rows for path in days.files if path.exists()),
-        "refused": dict(refused.reasons.most_common()),
+        "refused": dict(reasons.most_common()),
+        "accounts refused": dict((refused.reasons - reasons).most_common()),
     }
     if not log["kept"] and not before["logs"]:
-        raise InputError(_nothing(source, refused.reasons))
+        raise InputError(_nothing(source, reasons))
     return _summary(part, {**before, "logs": [*before["logs"], log]}, kept)
 
 
 def _nothing(source: Source, reasons: Counter[str]) -> str:
     why = "; ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3))
-    return f"{source.where} holds no call that can be used" + (f": {why}" if why else "")
+    return f"{source.shown} holds no call that can be used" + (f": {why}" if why else "")
 
 
 def _blocks(
@@ -221,7 +245,7 @@ def _accounts(source: Source | None, refused: state.Refused, now: datetime | Non
         again[first] = False
         names = table["account"].filter(pa.array(again)).to_pylist()
         why = "account repeats an earlier one"
-        refused.add(rejects(source.where, [(None, name, why) for name in names]))
+        refused.add(rejects(source.shown, [(None, name, why) for name in names]))
     return table.take(pa.array(np.sort(first)))
 
 
@@ -236,12 +260,16 @@ def _summary(part: Path, told: dict[str, Any], accounts: Table | None) -> dict[s
             for place, name in enumerate(SKETCHED.names):
                 column = about.row_group(group).column(place)
                 filled[name] += about.row_group(group).num_rows - column.statistics.null_count
-    prompts = filled["exact"]
-    there = {name: filled[name] > 0 for name in ("network", "client", "session")}
-    there["prompt"] = prompts > 0
-    blind = [f"no {name}: {what}" for name, what in BLIND.items() if not there[name]]
+    prompts = filled["prompt"] = filled["exact"]
+    blind = [f"no {name}: {what}" for name, what in BLIND.items() if not filled[name]]
     if accounts is None:
         blind.append("no accounts: payment, sign-up, tier, organisation")
+    else:
+        blind += [
+            f"no {name}: {what}"
+            for name, what in BLIND_ACCOUNTS.items()
+            if accounts[name].null_count == accounts.num_rows
+        ]
     told |= {
         "mode": "full" if prompts else "metadata",
         "calls": days.total(),
@@ -259,6 +287,7 @@ def _said(told: dict[str, Any]) -> list[str]:
     refused = sum(log["refused"].values())
     lines = [f"{log['read']:,} rows read, {log['kept']:,} kept, {refused:,} refused"]
     lines += [f"refused {count:,}: {reason}" for reason, count in log["refused"].items()]
+    lines += [f"accounts refused {n:,}: {why}" for why, n in log["accounts refused"].items()]
     if log["not calls"]:
         lines.append(f"{log['not calls']:,} spans are no calls to a model, and left out")
     if log["without zone"]:

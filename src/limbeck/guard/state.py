@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from limbeck.errors import InputError
 from limbeck.guard.arrow import Table, pa, pc, pq
 from limbeck.guard.calls import REJECTS, rejects
 from limbeck.guard.schema import BANDS
@@ -118,6 +121,29 @@ class Refused:
     def close(self) -> None:
         """Finish the file."""
         self._writer.close()
+
+
+@contextmanager
+def alone(state: Path) -> Generator[None]:
+    """Hold a state folder, so that no other log is read into it meanwhile and then lost.
+
+    The lock lies beside the folder, which is swapped. It is removed under the lock itself: who
+    opened it before that holds a file that is no longer there, and is turned away too.
+    """
+    path = state.parent / f".{state.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except OSError:
+            held = False
+        if not held:
+            raise InputError(f"Another log is being read into {state}; try again when it is done")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def files(state: Path) -> list[Path]:
