@@ -142,7 +142,7 @@ def test_commands(scanned: Found, tmp_path: Path, capsys: pytest.CaptureFixture[
     day = time.strftime(" on %Y-%m-%d ", time.gmtime(rows[0]["at"]))
     assert day in first and first.endswith(", until 2199-01-01 00:00 UTC: read the page")
     assert "until" not in second and second.endswith(": a class of students")
-    assert "a tool or rubric that many use: members divide it with a CV²" in shown.out
+    assert "a tool or rubric that many use: its even users divide it with a CV²" in shown.out
     assert "Still named without\n  Templates: " in shown.out
     assert run(["guard", "appeal", str(out), "nobody", "--by", "B", "--why", "w"]) == 2
     assert "saw no account nobody" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from limbeck.files import full_disk_named, place_of, write_text
 from limbeck.guard import logs
 from limbeck.guard.readers.source import Source, blocks, files
 from limbeck.guard.schema import ACCOUNTS
+from limbeck.guard.state import alone
 from limbeck.progress import say
 
 Seen: TypeAlias = tuple[int, int]
@@ -60,7 +61,7 @@ class Ledger:
     @contextmanager
     def taking(self, held: Mapping[str, Seen], state: Path) -> Generator[None]:
         """Note files as taken by the log that this block puts into `state`; not if it refuses."""
-        number, before = count(state) + 1, dict(self.files)
+        number, before, known = count(state) + 1, dict(self.files), self.path.exists()
         self.files |= {name: [*seen, number] for name, seen in held.items()}
         self.save()
         try:
@@ -68,6 +69,8 @@ class Ledger:
         except InputError:
             self.files = before
             self.save()
+            if not known:
+                self.path.unlink()
             raise
 
 
@@ -81,13 +84,13 @@ def _note(state: Path) -> dict[str, Any]:
     return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
 
 
-def seen_in(where: str) -> dict[str, Seen]:
+def seen_in(source: Source) -> dict[str, Seen]:
     """The files of a log, or none, by the name that an inbox of their folder gives them."""
     try:
-        found = files(where)
+        found = files(source.where, source.format)
     except InputError:
         return {}
-    root = Path(where)
+    root = Path(source.where)
     about = {path: _seen(path) for path in found}
     return {_name(path, root): seen for path, seen in about.items() if seen is not None}
 
@@ -122,7 +125,7 @@ class Inbox:
         """
         ready: dict[str, Seen] = {}
         left = 0
-        there = seen_in(str(self.folder))
+        there = seen_in(self._source)
         for name, seen in there.items():
             if ledger.knows(name, seen):
                 continue
@@ -167,6 +170,8 @@ class Inbox:
 
     def _blame_no_file(self) -> None:
         """Raise what is wrong with the state folder or the accounts, for which no log can help."""
+        with alone(self.state):
+            pass  # or another log is being read into it
         if place_of(self.state).exists() and any(self.state.iterdir()):
             told = _note(self.state)
             if told.get("version") != logs.VERSION:

@@ -240,7 +240,8 @@ def _evidence(one: Mapping[str, Any]) -> list[Element]:
             ]
         )
     heads = (
-        "Layer", "Members", "Firm", "p-value", "CV² of even users", "Marks", "Still named without it"
+        "Layer", "Members", "Firm", "p-value", "CV² of even users", "Marks",
+        "Still named without it",
     )  # fmt: skip
     return [el("h3", "Evidence, layer by layer"), _table(heads, rows, left=(5, 6))]
 
@@ -352,8 +353,8 @@ def _glossary() -> Element:
         "Marks": "What else is odd about the layer's clearest group. Each is held against the "
         "other groups of this log. Calls that share an hour: people work in sessions, and are far "
         "above 1; a dispatcher spreads an account's turns over the day.",
-        "Score": "100 × (1 − p-value over all groups tested), at most 95, as one scan in twenty may "
-        "name what is none: how sure it is that this is a campaign, and not how large it is.",
+        "Score": "100 × (1 − p-value over all groups tested), at most 95, as one scan in twenty "
+        "may name what is none: how sure it is that this is a campaign, and not how large it is.",
         "Firm": "Members who belong to one of the layer's groups with a probability of 80 % or "
         "more, by their number of calls within it; others are members by what their calls look "
         "like and what accounts they are.",

@@ -39,7 +39,7 @@ def state_of(source: Source, out: Path, accounts: Source | None, threads: int) -
         return folder
     state = out / "state"
     put_back(state)
-    with Ledger(out, state).taking(seen_in(source.where), state):
+    with Ledger(out, state).taking(seen_in(source), state):
         logs.ingest(source, state, accounts=accounts, threads=threads)
     return state
 

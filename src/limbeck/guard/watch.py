@@ -32,6 +32,7 @@ from limbeck.guard import walk
 from limbeck.guard.engine import Kind
 from limbeck.guard.findings import Price
 from limbeck.guard.inbox import NAME, Inbox, Ledger
+from limbeck.guard.readers.postgres import shown
 from limbeck.guard.readers.source import Source
 from limbeck.interrupt import on_interrupt
 from limbeck.progress import say
@@ -126,7 +127,8 @@ def _own(folder: Path, out: Path, accounts: Source | None, every: float, settle:
             "--every must be above 0 and --settle not below it, in seconds, and neither over a year"
         )
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; watch one of logs, or a state folder")
+        name = shown(str(folder))
+        raise InputError(f"{name} is no folder; watch one of logs, or a state folder")
     if (folder / "ingest.json").exists():
         if accounts is not None:
             raise InputError(f"{folder} is a state folder: give --accounts to guard ingest instead")

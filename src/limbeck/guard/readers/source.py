@@ -108,9 +108,9 @@ def blocks(source: Source, schema: Schema, required: tuple[str, ...]) -> Iterato
         yield from _rows(table, source, schema, required)
 
 
-def files(where: str) -> list[Path]:
+def files(where: str, asked: Format = "auto") -> list[Path]:
     """The files that a path or pattern names, in order; of a folder, all logs below it."""
-    return _listed(where, "auto")[0]
+    return _listed(where, asked)[0]
 
 
 def _listed(where: str, asked: Format) -> tuple[list[Path], list[Path]]:
