@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from guard_world import Campaign, world, write
 from limbeck.__main__ import run
+from limbeck.guard.arrow import pc
 
 CAMPAIGNS = [
     Campaign(200, cover=0.75, templates=1),

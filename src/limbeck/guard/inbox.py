@@ -61,7 +61,10 @@ class Ledger:
     @contextmanager
     def taking(self, held: Mapping[str, Seen], state: Path) -> Generator[None]:
         """Note files as taken by the log that this block puts into `state`; not if it refuses."""
-        number, before, known = count(state) + 1, dict(self.files), self.path.exists()
+        if not held:
+            yield
+            return
+        number, before = count(state) + 1, dict(self.files)
         self.files |= {name: [*seen, number] for name, seen in held.items()}
         self.save()
         try:
@@ -69,8 +72,6 @@ class Ledger:
         except InputError:
             self.files = before
             self.save()
-            if not known:
-                self.path.unlink()
             raise
 
 

@@ -289,7 +289,7 @@ def _honest(one: Mapping[str, Any]) -> list[Element]:
 def _weighed(found: Mapping[str, Any]) -> str:
     if "share" not in found:
         known = {k: v for k, v in found["cv2_of_honest_use"].items() if v is not None}
-        usual = ", ".join(f"{LAYERS.get(k, k).lower()} {v:g}" for k, v in known.items())
+        usual = ", ".join(f"{str(LAYERS.get(k, k)).lower()} {v:g}" for k, v in known.items())
         return (
             f"its even users divide it with a CV² of {found['cv2_of_even_users']:g} at most, where "
             "less is more even than people are; others of this log use theirs with "
