@@ -27,8 +27,8 @@ from typing import Any
 
 from limbeck.errors import InputError
 from limbeck.files import full_disk_named, put_back, sweep_parts_of
+from limbeck.guard import score, walk
 from limbeck.guard import state as kept
-from limbeck.guard import walk
 from limbeck.guard.engine import Kind
 from limbeck.guard.findings import Price
 from limbeck.guard.inbox import NAME, Inbox, Ledger
@@ -59,7 +59,7 @@ class How:
 
 def level(look: int, alpha: float = ALPHA) -> float:
     """The p-value, over all groups tested, that a campaign needs at a look (from 1)."""
-    return alpha / (look * (look + 1))
+    return alpha * score.spent(look)
 
 
 def watch(
