@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDE, NARROW = 960, 340
+NAMES = 134
+"""Room right of a panel for its lines' names, in the widest of the usual fonts (DejaVu Sans)."""
 
 # Drawn in the light palette; every one becomes var(--name), which the style sheet sets for dark.
 INK, MUTED, FAINT, ZONE, FAIL = "#1f2328", "#646c76", "#d3d6da", "#eef0ec", "#b3261e"
@@ -105,7 +107,7 @@ def curves(panels: Mapping[str, Sequence[Curve]], width: int) -> str:
         figure = Figure(figsize=(width / 72, height / 72))
         # Room on the right of each panel for the names at the line ends.
         left, gap = (44, 0) if narrow else (44, 150 + 44)
-        panel = (width - left - 126 - gap * (across - 1)) / across
+        panel = (width - left - NAMES - gap * (across - 1)) / across
         for index, (title, lines) in enumerate(panels.items()):
             x = left + (0 if narrow else index * (panel + gap))
             y = height - 280 * (index + 1) + 46 if narrow else 46
@@ -270,6 +272,9 @@ def _name_ends(axes: Axes, lines: Sequence[Curve]) -> None:
     to_pixel = axes.transData.transform
     height = axes.bbox.height
     wanted = [float(to_pixel((0, end))[1] - axes.bbox.y0) for end in ends]
+    # No lower than where the value below a name clears the axis' own numbers.
+    for above, index in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
+        wanted[index] = max(wanted[index], 16.0 + 31 * above)
     for line, end, y in zip(lines, ends, spread(wanted, 31), strict=True):
         colour = ROLES.get(line.role, MUTED)
         name = line.role
