@@ -6,7 +6,9 @@ with every step outlives no large table.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -111,6 +113,7 @@ def _local(work: Path, memory: str, threads: int) -> Any:
     }
     for name, value in settings.items():
         builder = builder.config(name, value)
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # its workers' would be another's
     try:
         session = builder.master(f"local[{threads}]").appName("limbeck guard").getOrCreate()
     except (PySparkException, RuntimeError, OSError) as error:
