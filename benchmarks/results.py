@@ -16,10 +16,11 @@ def keep(bench: str, rows: list[dict[str, Any]], *, save: bool = True, **facts: 
     """Print these rows and keep them in place of earlier ones of the same `what` and `attack`."""
     path = FOLDER / f"{bench}.json"
     earlier = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = [{**row, "cpu": machine()["cpu"]} for row in rows]  # rows are kept from several
+    about = machine()
+    rows = [{**row, "cpu": about["cpu"]} for row in rows]  # rows are kept from several
     named = lambda row: (row["what"], row.get("attack"))  # noqa: E731
     new = {named(row) for row in rows}
-    document = {"bench": bench, **facts, "machine": machine(), "rows": rows}
+    document = {"bench": bench, **facts, "machine": about, "rows": rows}
     print(json.dumps(document))  # noqa: T201
     if save:
         rows = [*(row for row in earlier if named(row) not in new), *rows]

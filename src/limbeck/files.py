@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import hashlib
 import os
@@ -102,6 +103,20 @@ def _remove(old: Path) -> None:
     part = _part(old)
     old.replace(part)
     shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[int]:
+    """Hold a lock file, made if need be; InputError says `busy` where another process holds it.
+
+    Gives its descriptor.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(busy) from None
+        yield file.fileno()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,6 +18,11 @@ def say(text: str) -> None:
     console.print(text, soft_wrap=True, markup=False)
 
 
+def counted(number: int, what: str) -> str:
+    """As "1 call" and "2,000 calls"."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them: `8 s`, `2 min 05 s`, `1 h 20 min`."""
     whole = round(seconds)

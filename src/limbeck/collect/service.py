@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +15,7 @@ from limbeck.collect.judge import charge_judge
 from limbeck.collect.probe import Probe, probe, to_json
 from limbeck.collect.store import AnswerStore
 from limbeck.collect.told import Way, check_section, plan
-from limbeck.errors import InputError
-from limbeck.files import write_text
+from limbeck.files import locked, write_text
 from limbeck.models.batches import BatchService
 from limbeck.models.budget import Purse, bound, purse
 from limbeck.models.pace import Pace
@@ -146,11 +144,8 @@ def _plan(
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Hold a shared store alone: two runs that ask the same would pay twice."""
-    with path.with_name(f".{path.name}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"Another run is adding answers to {path}; wait for it.") from None
+    busy = f"Another run is adding answers to {path}; wait for it."
+    with locked(path.with_name(f".{path.name}.lock"), busy):
         yield
 
 

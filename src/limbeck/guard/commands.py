@@ -53,10 +53,11 @@ def ingest(
     """
     from limbeck.guard.logs import ingest as read
     from limbeck.guard.readers.source import Source
+    from limbeck.progress import counted
 
     about = Source(accounts) if accounts else None
     told = read(Source(calls, format_, account_from), out, accounts=about, threads=threads)
-    calls_, days = _count(told["calls"], "call"), _count(len(told["days"]), "day")
+    calls_, days = counted(told["calls"], "call"), counted(len(told["days"]), "day")
     _tell(json_, told, f"{calls_} of {days} in {out}")
 
 
@@ -87,6 +88,7 @@ def scan(
     from limbeck.guard import walk
     from limbeck.guard.findings import Price
     from limbeck.guard.readers.source import Source
+    from limbeck.progress import counted
 
     about = Source(accounts) if accounts else None
     with _none_left_empty(out):
@@ -98,8 +100,8 @@ def scan(
         f"{one['tokens_out']:,} tokens written"
         for one in told["campaigns"]
     ]
-    found = _count(len(lines), "campaign") if lines else "No campaign"
-    seen = f"{_count(told['calls'], 'call')} of {_count(told['accounts'], 'account')}"
+    found = counted(len(lines), "campaign") if lines else "No campaign"
+    seen = f"{counted(told['calls'], 'call')} of {counted(told['accounts'], 'account')}"
     lines += [f"{found} in {seen}; see {out / 'report.html'}"]
     _tell(json_, told, "\n".join(lines))
     if told["campaigns"]:
@@ -139,13 +141,10 @@ def watch(
 
     Example: limbeck guard watch logs/ --accounts accounts.csv --out found --every 600
     """
-    from limbeck.errors import InputError
     from limbeck.guard import watch as room
     from limbeck.guard.findings import Price
     from limbeck.guard.readers.source import Source
 
-    if every <= 0 or settle < 0:
-        raise InputError("--every must be above 0 and --settle not below it, in seconds")
     told = room.watch(
         Source(str(folder), format_, account_from),
         out,
@@ -210,6 +209,7 @@ def decide(
     Example: limbeck guard decide found --campaign C1 --step throttle --by "A. Person"
     """
     from limbeck.guard import enforce, findings
+    from limbeck.progress import counted
 
     with _legible(out):
         accounts = findings.members(out, campaign)
@@ -218,7 +218,7 @@ def decide(
         path, accounts, step=step, campaign=campaign, by=by, why=why, until=end, again=lifted
     )
     told = {"decisions": str(path), "step": step, "accounts": put, "left_out": left}
-    who = f"{_count(put, 'account')} of {campaign}"
+    who = f"{counted(put, 'account')} of {campaign}"
     said = f"{who} now on {step}, signed by {by.strip()}, in {path}"
     _tell(json_, told, said + (f"; {left:,} left out after an appeal" if left else ""))
 
@@ -375,10 +375,6 @@ def _legible(out: Path) -> Generator[None]:
     except (ValueError, OSError) as error:
         why = first_line(error)
         raise InputError(f"The scan in {out} cannot be read; scan again ({why})") from None
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _tell(as_json: bool, document: dict[str, Any], line: str) -> None:

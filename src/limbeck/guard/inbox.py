@@ -173,11 +173,7 @@ class Inbox:
         """Raise what is wrong with the state folder or the accounts, for which no log can help."""
         with alone(self.state):
             pass  # or another log is being read into it
-        if place_of(self.state).exists() and any(self.state.iterdir()):
-            told = _note(self.state)
-            if told.get("version") != logs.VERSION:
-                what = "was written by another version of guard" if told else "holds something else"
-                raise InputError(f"{self.state} {what}; name another --out")
+        logs.noted(place_of(self.state))
         if self._accounts is not None:
             for _ in blocks(self._accounts, ACCOUNTS, ("account",)):
                 pass

@@ -90,12 +90,10 @@ def ingest(
     if threads < 1:
         raise InputError("--threads must be at least 1")
     for one in (source, accounts):
-        if one and Path(one.where).is_dir() and _inside(out, Path(one.where)):
-            raise InputError(
-                f"{out} is inside {one.where}: what is written there would be read as a log"
-            )
+        if one and Path(one.where).is_dir():
+            refuse_inside(out, Path(one.where))
     with state.alone(out), whole_folder(out) as part:
-        before = _before(out)
+        before = noted(out)
         state.link(out, part)
         told = _ingest(source, out, part, accounts, threads, now, before)
         write_text(part / "ingest.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
@@ -104,12 +102,14 @@ def ingest(
     return told
 
 
-def _inside(out: Path, folder: Path) -> bool:
-    return out.resolve().is_relative_to(folder.resolve())
+def refuse_inside(out: Path, folder: Path) -> None:
+    """InputError where `out` lies in the folder of the log."""
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{out} is inside {folder}: what is written there would be read as a log")
 
 
-def _before(out: Path) -> dict[str, Any]:
-    """What is already there."""
+def noted(out: Path) -> dict[str, Any]:
+    """What a state folder's `ingest.json` says; InputError for a folder of something else."""
     note = out / "ingest.json"
     if note.exists():
         told: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))

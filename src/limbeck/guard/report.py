@@ -15,6 +15,7 @@ from limbeck.guard import drawing
 from limbeck.guard.facts import Campaign, Facts
 from limbeck.guard.findings import COUNTED
 from limbeck.guard.page import el, quoted, written
+from limbeck.progress import counted
 
 PICTURED = 30
 """Campaigns with a section of their own: the largest."""
@@ -61,7 +62,7 @@ def _header(document: Mapping[str, Any]) -> Element:
         calls, value = sum(one["calls"] for one in told), sum(one["value"] for one in told)
         head = el(
             "h1",
-            el("b", _count(len(told), "campaign"), class_="hostile"),
+            el("b", counted(len(told), "campaign"), class_="hostile"),
             f": {document['flagged']:,} accounts took {calls:,} answers.",
         )
         lede = f"Found in {log}. What was taken is worth {value:,.2f}{_prices(document)}."
@@ -315,7 +316,7 @@ def lines(one: Mapping[str, Any]) -> list[str]:
 
 def _members(one: Mapping[str, Any]) -> Element:
     names = one["members"]
-    head = f"{_count(len(names), 'member')}"
+    head = f"{counted(len(names), 'member')}"
     if len(names) > NAMES:
         head += f", the first {NAMES}; all are in campaigns.json"
     return el(
@@ -385,7 +386,3 @@ def _table(
         el("th", name, class_="left" if place in left else None) for place, name in enumerate(heads)
     ]
     return el("table", el("thead", el("tr", head)), el("tbody", body), class_="rows")
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + ("" if n == 1 else "s")

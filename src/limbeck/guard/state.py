@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections import Counter, deque
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.errors import InputError
+from limbeck.files import locked
 from limbeck.guard.arrow import Table, pa, pc, pq
 from limbeck.guard.calls import REJECTS, rejects
 from limbeck.guard.schema import BANDS
@@ -132,14 +132,14 @@ def alone(state: Path) -> Generator[None]:
     """
     path = state.parent / f".{state.name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    busy = f"Another log is being read into {state}; try again when it is done"
+    with locked(path, busy) as descriptor:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.path.samestat(os.fstat(file.fileno()), path.stat())
-        except OSError:
+            held = os.path.samestat(os.fstat(descriptor), path.stat())
+        except FileNotFoundError:
             held = False
         if not held:
-            raise InputError(f"Another log is being read into {state}; try again when it is done")
+            raise InputError(busy)
         try:
             yield
         finally:

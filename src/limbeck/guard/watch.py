@@ -9,7 +9,6 @@ other: alpha-spending (Lan and DeMets, 1983; Foster and Stine, 2008, for tests t
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -26,12 +25,13 @@ from types import FrameType
 from typing import Any
 
 from limbeck.errors import InputError
-from limbeck.files import full_disk_named, put_back, sweep_parts_of
+from limbeck.files import full_disk_named, locked, put_back, sweep_parts_of
 from limbeck.guard import score, walk
 from limbeck.guard import state as kept
 from limbeck.guard.engine import Kind
 from limbeck.guard.findings import Price
 from limbeck.guard.inbox import NAME, Inbox, Ledger
+from limbeck.guard.logs import refuse_inside
 from limbeck.guard.readers.postgres import shown
 from limbeck.guard.readers.source import Source
 from limbeck.interrupt import on_interrupt
@@ -93,7 +93,8 @@ def watch(
     own = _own(folder, out, accounts, every, settle)
     out.mkdir(parents=True, exist_ok=True)
     raised: list[dict[str, Any]] = []
-    with _alone(out), _asked_to_stop() as asked:
+    busy = f"Another watch is writing to {out}; name another folder"
+    with locked(out / ".lock", busy), _asked_to_stop() as asked:
         state = out / SNAPSHOT if own else out / "state"
         _tidy(out, own)
         ledger = Ledger(out, state)
@@ -133,10 +134,8 @@ def _own(folder: Path, out: Path, accounts: Source | None, every: float, settle:
         if accounts is not None:
             raise InputError(f"{folder} is a state folder: give --accounts to guard ingest instead")
         return True
-    into, read = out.resolve(), folder.resolve()
-    if into.is_relative_to(read):
-        raise InputError(f"{out} is inside {folder}: what is written there would be read as a log")
-    if read.is_relative_to(into):
+    refuse_inside(out, folder)
+    if folder.resolve().is_relative_to(out.resolve()):
         raise InputError(
             f"{folder} is inside {out}, which is for what is found; name another --out"
         )
@@ -282,13 +281,3 @@ def _snapshot(folder: Path, state: Path) -> bool:
     shutil.rmtree(state, ignore_errors=True)
     part.replace(state)
     return True
-
-
-@contextmanager
-def _alone(out: Path) -> Generator[None]:
-    with (out / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"Another watch is writing to {out}; name another folder") from None
-        yield
